@@ -1,0 +1,52 @@
+# Everything a developer runs.  `make demo` and `make test` set up what they need, in .venv, without a compiler.
+PYTHON ?= python3
+VENV ?= .venv
+# A CPU-only or CUDA-specific build of torch can be chosen here: make demo TORCH=path/or/requirement
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
+
+.PHONY: demo test check fuzz requirements clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.inference
+	@$(BIN)/cactus-mesh demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz_messages
+
+$(VENV)/.base: requirements/base.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Cactus Mesh needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}; name one: make PYTHON=python3.12 ...")'
+	@echo "setting up $(VENV): the network, the ledger client (about a minute, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -r requirements/base.txt
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.inference: $(VENV)/.base requirements/inference.txt
+	@echo "setting up $(VENV): torch and transformers (about a minute, once)"
+	@$(PIP) -r requirements/inference.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet '$(TORCH)'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.inference requirements/dev.txt
+	@$(PIP) -r requirements/dev.txt
+	@touch $@
+
+# Pins again from the .in files; the override avoids libp2p's source-only fastecdsa.
+requirements: $(VENV)/.dev
+	cd requirements && for name in base inference dev; do \
+		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --override overrides.txt \
+			--no-header --no-annotate $$name.in --output-file $$name.txt || exit 1; done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,71 @@
+"""What every benchmark returns, and how it is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A figure: its key, what it means, and the bound that we aim for (None where there is none)."""
+
+    key: str
+    meaning: str
+    relation: Literal["<=", ">="] | None = None
+    bound: float | None = None
+
+    def reached(self, value: float) -> bool | None:
+        if self.bound is None:
+            return None
+        return value <= self.bound if self.relation == "<=" else value >= self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Figures by key, and how many interleaved runs they are the medians of."""
+
+    figures: dict[str, float]
+    runs: int
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which *share* (0 to 1) of *values* lie; nearest rank."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def machine() -> dict[str, str | int]:
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count() or 0,
+        "python": platform.python_version(),
+    }
+
+
+def as_json(name: str, measurement: Measurement) -> str:
+    figures = {key: round(value, 4) for key, value in measurement.figures.items()}
+    return json.dumps({"benchmark": name, "figures": figures, "runs": measurement.runs, "machine": machine()})
+
+
+def as_table(name: str, measurement: Measurement, targets: Sequence[Target]) -> str:
+    lines = [f"{name}: medians of {measurement.runs} interleaved runs"]
+    by_key = {target.key: target for target in targets}
+    for key, value in measurement.figures.items():
+        target = by_key.get(key)
+        bound = f"target {target.relation} {target.bound:g}" if target and target.bound is not None else ""
+        mark = {True: "reached", False: "MISSED", None: ""}[target.reached(value) if target else None]
+        lines.append(f"  {key:24} {value:12.3f}  {bound:18} {mark:8} {target.meaning if target else ''}".rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Pure decisions: no sockets, no clocks, no tasks, no global random.  `now` and `rng` are arguments."""

@@ -1,0 +1,340 @@
+"""Everything that can go wrong, one class and one stable code per cause.
+
+A code never changes its meaning; docs/errors.md lists them.  Each message tells the user what to do.
+Errors cross the wire as ``(code, message, retry)`` and come back as the same class.
+
+MeshError
+├── UsageError            the caller, its configuration or its files are at fault      exit status 2
+│   ├── ConfigMalformed, ConfigMissing, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileExists,
+│   ├── StateMalformed, PortInUse, AddressMalformed, PriceOverBudget, MissingExtra
+├── PeerError             the peer at the other end is at fault                         exit status 3
+│   ├── MessageError      its bytes: MessageTooLarge, MessageMalformed, MessageUnknownVersion, MessageUnknownType,
+│   │                     MessageNotCanonical, MessageBadSignature, MessageExpired, MessageFromFuture,
+│   │                     MessageReplayed, MessageMisdirected, MessageWrongSender, MessageOverload
+│   ├── WrongNetwork, ProtocolViolation, PeerFailed, UnknownMethod, StreamOverflow
+│   └── ReceiptRejected, DelegationRejected, ConsentRejected, RouterNotAuthorised
+├── LedgerError           the ledger is at fault or says no                             exit status 4
+│   ├── LedgerDown, LedgerWrongChain, LedgerRejected, LedgerAborted
+│   └── NoFunds, NotStaked
+├── UnreachableError      nobody to talk to                                             exit status 5
+│   ├── NoBootstrap, NoRouter, NoOrchestrator, PeerUnreachable, PeerLost, CallTimeout
+└── TaskError             this task cannot be done, or not as asked                     exit status 6
+    ├── UnknownModel, PromptTooLong, BadParameters, DeadlinePassed, Cancelled, Busy, DuplicateTask
+    └── OrchestratorLost, EngineFailed, PriceTooLow, Draining
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MeshError(Exception):
+    """Root of all errors of this package.
+
+    ``code`` is stable; ``retry`` says whether the same request may succeed later or with another peer;
+    ``exit_status`` is what the command line ends with.
+    """
+
+    code: ClassVar[str] = "mesh"
+    retry: ClassVar[bool] = False
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(MeshError):
+    code = "usage"
+    exit_status = 2
+
+
+class ConfigMalformed(UsageError):
+    code = "config.malformed"
+
+
+class ConfigMissing(UsageError):
+    code = "config.missing"
+
+
+class KeyFileExposed(UsageError):
+    code = "key.exposed"
+
+
+class KeyFileMalformed(UsageError):
+    code = "key.malformed"
+
+
+class KeyFileMissing(UsageError):
+    code = "key.missing"
+
+
+class KeyFileExists(UsageError):
+    code = "key.exists"
+
+
+class StateMalformed(UsageError):
+    code = "state.malformed"
+
+
+class PortInUse(UsageError):
+    code = "listen.port_in_use"
+
+
+class AddressMalformed(UsageError):
+    code = "address.malformed"
+
+
+class PriceOverBudget(UsageError):
+    code = "budget.exceeded"
+
+
+class MissingExtra(UsageError):
+    code = "install.missing_extra"
+
+
+class PeerError(MeshError):
+    code = "peer"
+    exit_status = 3
+
+
+class MessageError(PeerError):
+    """Bytes from a peer that are not a valid signed message."""
+
+    code = "message"
+
+
+class MessageTooLarge(MessageError):
+    code = "message.too_large"
+
+
+class MessageMalformed(MessageError):
+    code = "message.malformed"
+
+
+class MessageUnknownVersion(MessageError):
+    code = "message.unknown_version"
+
+
+class MessageUnknownType(MessageError):
+    code = "message.unknown_type"
+
+
+class MessageNotCanonical(MessageError):
+    code = "message.not_canonical"
+
+
+class MessageBadSignature(MessageError):
+    code = "message.bad_signature"
+
+
+class MessageExpired(MessageError):
+    code = "message.expired"
+
+
+class MessageFromFuture(MessageError):
+    code = "message.from_future"
+
+
+class MessageReplayed(MessageError):
+    code = "message.replayed"
+
+
+class MessageMisdirected(MessageError):
+    code = "message.misdirected"
+
+
+class MessageWrongSender(MessageError):
+    code = "message.wrong_sender"
+
+
+class MessageOverload(MessageError):
+    code = "message.overload"
+    retry = True
+
+
+class WrongNetwork(PeerError):
+    code = "peer.wrong_network"
+
+
+class ProtocolViolation(PeerError):
+    code = "peer.protocol_violation"
+
+
+class PeerFailed(PeerError):
+    """The peer met an internal error; its details stay in its own log."""
+
+    code = "peer.failed"
+    retry = True
+
+
+class UnknownMethod(PeerError):
+    code = "peer.unknown_method"
+
+
+class StreamOverflow(PeerError):
+    code = "peer.stream_overflow"
+
+
+class ReceiptRejected(PeerError):
+    code = "receipt.rejected"
+    retry = True
+
+
+class DelegationRejected(PeerError):
+    code = "delegation.rejected"
+
+
+class ConsentRejected(PeerError):
+    code = "consent.rejected"
+
+
+class RouterNotAuthorised(PeerError):
+    code = "router.not_authorised"
+
+
+class LedgerError(MeshError):
+    code = "ledger"
+    exit_status = 4
+
+
+class LedgerDown(LedgerError):
+    code = "ledger.down"
+    retry = True
+
+
+class LedgerWrongChain(LedgerError):
+    code = "ledger.wrong_chain"
+
+
+class LedgerRejected(LedgerError):
+    """The ledger refused the transaction before running it (signature, sequence number, fee, expiry)."""
+
+    code = "ledger.rejected"
+
+
+class LedgerAborted(LedgerError):
+    """The contract ran and said no; ``abort_code`` is its documented error code."""
+
+    code = "ledger.aborted"
+
+    def __init__(self, message: str, abort_code: int | None = None) -> None:
+        super().__init__(message)
+        self.abort_code = abort_code
+
+
+class NoFunds(LedgerError):
+    code = "ledger.no_funds"
+
+
+class NotStaked(LedgerError):
+    code = "ledger.not_staked"
+
+
+class UnreachableError(MeshError):
+    code = "unreachable"
+    retry = True
+    exit_status = 5
+
+
+class NoBootstrap(UnreachableError):
+    code = "unreachable.no_bootstrap"
+    retry = False
+
+
+class NoRouter(UnreachableError):
+    code = "unreachable.no_router"
+
+
+class NoOrchestrator(UnreachableError):
+    code = "unreachable.no_orchestrator"
+
+
+class PeerUnreachable(UnreachableError):
+    code = "unreachable.peer"
+
+
+class PeerLost(UnreachableError):
+    """The connection ended while a call was under way."""
+
+    code = "unreachable.peer_lost"
+
+
+class CallTimeout(UnreachableError):
+    code = "unreachable.timeout"
+
+
+class TaskError(MeshError):
+    code = "task"
+    exit_status = 6
+
+
+class UnknownModel(TaskError):
+    code = "task.unknown_model"
+
+
+class PromptTooLong(TaskError):
+    code = "task.prompt_too_long"
+
+
+class BadParameters(TaskError):
+    code = "task.bad_parameters"
+
+
+class DeadlinePassed(TaskError):
+    code = "task.deadline_passed"
+
+
+class Cancelled(TaskError):
+    code = "task.cancelled"
+
+
+class Busy(TaskError):
+    code = "task.busy"
+    retry = True
+
+
+class Draining(TaskError):
+    """The peer is shutting down and takes no new work."""
+
+    code = "task.draining"
+    retry = True
+
+
+class DuplicateTask(TaskError):
+    code = "task.duplicate"
+
+
+class OrchestratorLost(TaskError):
+    code = "task.orchestrator_lost"
+    retry = True
+
+
+class EngineFailed(TaskError):
+    code = "task.engine_failed"
+    retry = True
+
+
+class PriceTooLow(TaskError):
+    code = "task.price_too_low"
+
+
+def _by_code(root: type[MeshError]) -> dict[str, type[MeshError]]:
+    found: dict[str, type[MeshError]] = {root.code: root}
+    for child in root.__subclasses__():
+        found |= _by_code(child)
+    return found
+
+
+BY_CODE = _by_code(MeshError)
+
+
+def from_wire(code: str, message: str) -> MeshError:
+    """Rebuild the error a peer sent.  An unknown code (a newer peer) becomes a plain `PeerError`."""
+    kind = BY_CODE.get(code)
+    if kind is None:
+        return PeerError(f"{message} (error code {code!r} of a newer version; update cactus-mesh to understand it)")
+    return kind(message)

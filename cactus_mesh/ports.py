@@ -1,0 +1,318 @@
+"""What the node's shells need of the world: a network, an engine, a ledger.  Adapters and test fakes implement these.
+
+Everything here is typed in the project's own words; no port lets a library's types or exceptions through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    import trio
+
+    from cactus_mesh.core.pricing import RewardParams, Split
+    from cactus_mesh.core.settlement import Settlement, TaskConsent
+    from cactus_mesh.identity import Address, Identity, PeerId, PublicKey
+    from cactus_mesh.messages import FinishReason, ModelShape, Role, Sampling, Work, WorkKind
+
+
+# --- network -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedPeer:
+    """A peer that has passed the hello.  *rtt_ms* is None until the first ping came back."""
+
+    peer: PeerId
+    public_key: PublicKey
+    roles: tuple[Role, ...]
+    agent: str
+    address: str
+    relayed: bool
+    rtt_ms: float | None
+    since: float
+    """When the connection was made, in Unix seconds."""
+
+
+class Call(Protocol):
+    """One incoming call, given to a `Handler`."""
+
+    peer: PeerId
+    public_key: PublicKey
+    payload: bytes
+
+    async def send(self, item: bytes) -> None:
+        """Send one item of the reply.  Waits while the caller has granted no credit; cancelled when the caller is gone.
+
+        Never cut short on the wire: a cancelled send either left whole or not at all.
+        """
+        ...
+
+
+class Handler(Protocol):
+    async def __call__(self, call: Call) -> None:
+        """Answer *call* with any number of items.  Returning ends the reply; a `MeshError` travels to the caller;
+        any other exception is logged here and reaches the caller as `PeerFailed`."""
+        ...
+
+
+class Reply(Protocol):
+    """The items that a peer sends back, in order.  Iteration raises the peer's `MeshError`, or `PeerLost`."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+Verdict = Literal["accept", "ignore", "reject"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gossip:
+    topic: str
+    data: bytes
+    relayed_by: PeerId
+
+
+class Network(Protocol):
+    """The mesh as seen from one peer."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    def addresses(self) -> list[str]:
+        """Multiaddrs, with ``/p2p/<peer id>``, at which others can reach this peer."""
+        ...
+
+    def peers(self) -> list[ConnectedPeer]: ...
+
+    def call(self, peer: PeerId, method: str, payload: bytes) -> AbstractAsyncContextManager[Reply]:
+        """Call *method* of *peer*, dialling it when needed.  Leaving the block early cancels the call at the peer.
+
+        Raises `PeerUnreachable` naming each address tried.  Deadlines are the caller's (`trio.fail_after`).
+        """
+        ...
+
+    async def ask(self, peer: PeerId, method: str, payload: bytes) -> bytes:
+        """A call with exactly one reply item."""
+        ...
+
+    def serve(self, method: str, handler: Handler, *, at_once: int) -> None:
+        """Answer *method* with *handler*, at most *at_once* at a time over all peers; more are refused as `Busy`."""
+        ...
+
+    async def connect(self, peer: PeerId, addresses: Sequence[str] = ()) -> ConnectedPeer: ...
+
+    async def provide(self, key: str) -> None:
+        """Announce in the DHT, until the node stops, that this peer provides *key*; returns after the first attempt."""
+        ...
+
+    async def providers(self, key: str) -> list[PeerId]:
+        """Peers that say they provide *key*; unverified, possibly dead."""
+        ...
+
+    async def publish(self, topic: str, data: bytes) -> None: ...
+
+    def subscribe(
+        self, topic: str, validate: Callable[[bytes], Verdict]
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Gossip]]:
+        """Join *topic*.  *validate* is pure and quick; only what it accepts is delivered and passed on.
+
+        The channel is bounded: when its reader falls behind, the newest message is dropped and counted.
+        """
+        ...
+
+    def watch(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[ConnectedPeer]]:
+        """Every peer that connects from now on."""
+        ...
+
+
+# --- engine ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EngineModel:
+    """A model that an engine can run.  *digest* covers config, tokenizer and weights."""
+
+    name: str
+    digest: bytes
+    dtype: str
+    context_tokens: int
+    kinds: tuple[WorkKind, ...]
+    shape: ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTokens:
+    """Newly decided tokens.  *text* is what they complete (may be empty in the middle of a character)."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFinish:
+    """The last event of a generation."""
+
+    finish: FinishReason
+    prompt_tokens: int
+    compute_ms: int
+
+
+EngineEvent = EngineTokens | EngineFinish
+
+
+class Engine(Protocol):
+    """Runs models.  Many generations at once, each its own iterator."""
+
+    @property
+    def name(self) -> str:
+        """Engine and version, for adverts and receipts."""
+        ...
+
+    @property
+    def models(self) -> tuple[EngineModel, ...]: ...
+
+    @property
+    def slots(self) -> int:
+        """Generations that it runs at once."""
+        ...
+
+    def generate(
+        self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes
+    ) -> AbstractAsyncContextManager[AsyncIterator[EngineEvent]]:
+        """Run one generation; the iterator ends with exactly one `EngineFinish`.  *seed* has 32 bytes.
+
+        Leaving the block early stops the work within a few steps.
+        Raises `UnknownModel`, `PromptTooLong`, `BadParameters`, `Busy` before the first event, `EngineFailed` later.
+        """
+        ...
+
+
+# --- ledger ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Which ledger this is, and the contract's parameters that everybody computes with."""
+
+    chain_id: int
+    contract: Address
+    params: RewardParams
+    min_stake: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """A router's standing.  *expires_at* in Unix seconds, *max_budget* the most it may have in escrow, in octas."""
+
+    status: Literal["authorised", "pending", "revoked"]
+    expires_at: int
+    max_budget: int
+
+    def authorised(self, now: float) -> bool:
+        return self.status == "authorised" and now < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class OrchestratorView:
+    """An orchestrator's standing, found by its operator address.  Amounts in octas."""
+
+    owner: Address
+    public_key: PublicKey
+    stake: int
+    frozen: bool
+    completed: int
+    failed: int
+    timed_out: int
+    slashed: int
+    compute_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientView:
+    """A client's money with the contract, in octas.  *deposit* can be spent by consent, *withdrawing* cannot."""
+
+    public_key: PublicKey
+    deposit: int
+    withdrawing: int
+
+
+TaskStatus = Literal["completed", "created", "failed", "timed_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task in the ledger.  *split* is set once it is completed."""
+
+    client: Address
+    server: Address
+    orchestrator: Address
+    status: TaskStatus
+    max_price: int
+    split: Split | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of one item of a batch: its split, or the contract's reason to skip it."""
+
+    task_id: bytes
+    split: Split | None
+    skipped: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EscrowOrder:
+    """What `create_task` puts into escrow beside the work: the consent, who will work, and by when (Unix seconds)."""
+
+    consent: TaskConsent
+    consent_signature: bytes
+    orchestrator: Address
+    accept_by: int
+    done_by: int
+
+
+class Ledger(Protocol):
+    """The contract, as seen by one account.  Reads may be as old as the implementation's cache says.
+
+    Every method raises `LedgerDown` when nobody answers in time, `LedgerWrongChain` when the answer comes from another
+    chain, `LedgerRejected` or `LedgerAborted` when the answer is no.
+    """
+
+    @property
+    def chain(self) -> Chain: ...
+
+    async def balance(self, account: Address) -> int:
+        """Coins of *account* outside the contract, in octas."""
+        ...
+
+    async def server(self, account: Address) -> ServerView | None: ...
+    async def orchestrator(self, operator: Address) -> OrchestratorView | None: ...
+    async def client(self, account: Address) -> ClientView | None: ...
+    async def task(self, client: Address, task_id: bytes) -> TaskView | None: ...
+
+    # as a client
+    async def deposit(self, signer: Identity, amount: int) -> None: ...
+
+    # as an orchestrator
+    async def register_orchestrator(self, owner: Identity, operator: PublicKey, stake: int) -> None: ...
+
+    # as a router
+    async def register_server(self, signer: Identity) -> None: ...
+    async def create_task(self, signer: Identity, order: EscrowOrder) -> None: ...
+    async def complete_task(self, signer: Identity, settlement: Settlement) -> Settled: ...
+    async def fail_task(self, signer: Identity, client: Address, task_id: bytes) -> None: ...
+    async def settle(self, signer: Identity, batch: Sequence[Settlement]) -> list[Settled]:
+        """`settle_batch`: bad items are skipped, not raised.  The result is in the order of *batch*."""
+        ...
+
+    # as anybody, after the deadline
+    async def timeout_task(self, signer: Identity, client: Address, task_id: bytes) -> None: ...
+
+    # as the administrator
+    async def authorise_server(self, admin: Identity, server: Address, expires_at: int, max_budget: int) -> None: ...
+    async def revoke_server(self, admin: Identity, server: Address) -> None: ...
