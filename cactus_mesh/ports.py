@@ -66,7 +66,7 @@ class Reply(Protocol):
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
 
-Verdict = Literal["accept", "ignore", "reject"]
+GossipVerdict = Literal["accept", "ignore", "reject"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Network(Protocol):
     async def publish(self, topic: str, data: bytes) -> None: ...
 
     def subscribe(
-        self, topic: str, validate: Callable[[bytes], Verdict]
+        self, topic: str, validate: Callable[[bytes], GossipVerdict]
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Gossip]]:
         """Join *topic*.  *validate* is pure and quick; only what it accepts is delivered and passed on.
 
