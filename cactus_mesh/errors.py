@@ -332,9 +332,20 @@ def _by_code(root: type[MeshError]) -> dict[str, type[MeshError]]:
 BY_CODE = _by_code(MeshError)
 
 
-def from_wire(code: str, message: str) -> MeshError:
-    """Rebuild the error a peer sent.  An unknown code (a newer peer) becomes a plain `PeerError`."""
+def from_wire(code: str, message: str, retry: bool = False) -> MeshError:
+    """Rebuild the error a peer sent.  An unknown code (a newer peer) becomes a plain peer error that keeps *retry*."""
     kind = BY_CODE.get(code)
     if kind is None:
-        return PeerError(f"{message} (error code {code!r} of a newer version; update cactus-mesh to understand it)")
+        hint = f"{message} (error code {code!r} of a newer version; update cactus-mesh to understand it)"
+        return PeerFailed(hint) if retry else PeerError(hint)
     return kind(message)
+
+
+def to_wire(error: Exception) -> MeshError:
+    """What a peer may be told of *error*: a `MeshError` as it is, of anything else only that it happened."""
+    inner: BaseException = error
+    while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
+        inner = inner.exceptions[0]
+    if isinstance(inner, MeshError):
+        return inner
+    return PeerFailed("the peer met an internal error, which its own log explains; try again or ask another peer")

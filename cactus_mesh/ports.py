@@ -91,29 +91,39 @@ class Network(Protocol):
     def call(self, peer: PeerId, method: str, payload: bytes) -> AbstractAsyncContextManager[Reply]:
         """Call *method* of *peer*, dialling it when needed.  Leaving the block early cancels the call at the peer.
 
-        Raises `PeerUnreachable` naming each address tried.  Deadlines are the caller's (`trio.fail_after`).
+        Raises `PeerUnreachable` naming each address tried; a peer does not call itself, so its own id is unreachable.
+        Raises `MessageTooLarge` for a payload over `messages.MAX_MESSAGE_BYTES`, as `Call.send` does for an item.
+        What the peer says (`Busy`, `UnknownMethod`, ...) comes from the iteration.  Deadlines are the caller's
+        (`trio.fail_after`).
         """
         ...
 
     async def ask(self, peer: PeerId, method: str, payload: bytes) -> bytes:
-        """A call with exactly one reply item."""
+        """A call with exactly one reply item; `ProtocolViolation` when there are none or more."""
         ...
 
     def serve(self, method: str, handler: Handler, *, at_once: int) -> None:
         """Answer *method* with *handler*, at most *at_once* at a time over all peers; more are refused as `Busy`."""
         ...
 
-    async def connect(self, peer: PeerId, addresses: Sequence[str] = ()) -> ConnectedPeer: ...
+    async def connect(self, peer: PeerId, addresses: Sequence[str] = ()) -> ConnectedPeer:
+        """The connection to *peer*, made when there is none; *addresses* are remembered beside those known already.
+
+        Raises `PeerUnreachable`, or `WrongNetwork` when it answers for another network.
+        """
+        ...
 
     async def provide(self, key: str) -> None:
         """Announce in the DHT, until the node stops, that this peer provides *key*; returns after the first attempt."""
         ...
 
     async def providers(self, key: str) -> list[PeerId]:
-        """Peers that say they provide *key*; unverified, possibly dead."""
+        """Other peers that say they provide *key*; unverified, possibly dead."""
         ...
 
-    async def publish(self, topic: str, data: bytes) -> None: ...
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Tell the other peers; it does not come back to subscriptions of this one.  `MessageTooLarge` over 64 KiB."""
+        ...
 
     def subscribe(
         self, topic: str, validate: Callable[[bytes], GossipVerdict]
