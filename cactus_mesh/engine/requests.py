@@ -1,0 +1,63 @@
+"""What every engine refuses before it starts: parameters outside the protocol's bounds, prompts beyond the context.
+
+Pure; the same words for the real engine and for fakes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from cactus_mesh.errors import BadParameters, PromptTooLong, UnknownModel
+from cactus_mesh.messages import Chat, Sampling, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cactus_mesh.ports import EngineModel
+
+SEED_BYTES: Final = 32
+
+
+def check_parameters(work: Work, sampling: Sampling, seed: bytes) -> None:
+    """The bounds that the protocol's types declare, for values that did not come off the wire.
+
+    Raises `BadParameters`.
+    """
+    if len(seed) != SEED_BYTES:
+        raise BadParameters(f"a seed has {SEED_BYTES} bytes, not {len(seed)}")
+    for value, kind in ((work, Work), (sampling, Sampling)):
+        try:
+            msgspec.msgpack.decode(msgspec.msgpack.encode(value), type=kind)
+        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
+            raise BadParameters(f"this request is outside the protocol's bounds: {error}") from None
+
+
+def find_model(models: Sequence[EngineModel], digest: bytes, work: Work) -> EngineModel:
+    """The model of *digest*, when it can do *work*.  Raises `UnknownModel` or `BadParameters`."""
+    for model in models:
+        if model.digest == digest:
+            break
+    else:
+        offered = ", ".join(f"{model.name} ({model.digest.hex()[:12]})" for model in models)
+        raise UnknownModel(f"no model with digest {digest.hex()[:12]} is loaded here; there are: {offered}")
+    kind = "chat" if isinstance(work, Chat) else "generate"
+    if kind not in model.kinds:
+        raise BadParameters(f"{model.name} has no chat template; send it a plain prompt (generate) instead")
+    return model
+
+
+def check_length(model: EngineModel, prompt_tokens: int, max_tokens: int) -> None:
+    """Prompt and output share the context.  Raises `PromptTooLong` with the numbers that would fit."""
+    context = model.context_tokens
+    if prompt_tokens >= context:
+        raise PromptTooLong(
+            f"the prompt has {prompt_tokens} tokens and {model.name} takes {context} for prompt and output together; "
+            f"shorten it to at most {context - max_tokens if max_tokens < context else context - 1} tokens"
+        )
+    if prompt_tokens + max_tokens > context:
+        raise PromptTooLong(
+            f"the prompt's {prompt_tokens} tokens and max_tokens {max_tokens} make {prompt_tokens + max_tokens}, and "
+            f"{model.name} takes {context}; with this prompt max_tokens can be at most {context - prompt_tokens}"
+        )

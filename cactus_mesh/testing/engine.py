@@ -1,0 +1,138 @@
+"""A deterministic engine without a model: the same words for every prompt, at a pace and with faults of your choice."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cactus_mesh.engine.requests import check_length, check_parameters, find_model
+from cactus_mesh.engine.text import StopStrings
+from cactus_mesh.errors import BadParameters, Busy, EngineFailed
+from cactus_mesh.messages import Generate, ModelShape
+from cactus_mesh.ports import EngineFinish, EngineModel, EngineTokens
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from cactus_mesh.messages import FinishReason, Sampling, Work
+    from cactus_mesh.ports import EngineEvent
+
+FAKE_TEXT: Final = "A cactus keeps its water for the dry season and shares the shade it has."
+"""Sixteen tokens: fifteen words and the end."""
+
+FAKE_MODEL: Final = EngineModel(
+    name="fake",
+    digest=hashlib.sha256(b"fake").digest(),
+    dtype="float32",
+    context_tokens=4_096,
+    kinds=("chat", "generate"),
+    shape=ModelShape(matmul_parameters=1_000_000, layers=2, heads=4, head_dim=32),
+)
+
+_END_ID: Final = 0
+_LOGPROB: Final = -0.5
+
+
+class FakeEngine:
+    """Answers everything with *text*, one token a word and one for the end.
+
+    *delay_seconds* passes before each token, by trio's clock.  *fail_after* tokens a generation ends in `EngineFailed`.
+    A prompt counts as many tokens as it has words.  Each token counts as one millisecond of computing.
+    """
+
+    def __init__(
+        self,
+        text: str = FAKE_TEXT,
+        *,
+        model: EngineModel = FAKE_MODEL,
+        slots: int = 64,
+        delay_seconds: float = 0.0,
+        fail_after: int | None = None,
+    ) -> None:
+        self._pieces = [*_words(text), ""]
+        self._model = model
+        self._slots = slots
+        self._delay_seconds = delay_seconds
+        self._fail_after = fail_after
+        self._running: set[object] = set()
+        self.started = 0
+        """Generations admitted so far."""
+
+    @property
+    def name(self) -> str:
+        return "fake/1"
+
+    @property
+    def models(self) -> tuple[EngineModel, ...]:
+        return (self._model,)
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    @property
+    def running(self) -> int:
+        """Generations under way now."""
+        return len(self._running)
+
+    @asynccontextmanager
+    async def generate(
+        self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes
+    ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+        check_parameters(work, sampling, seed)
+        model = find_model(self.models, model_digest, work)
+        prompt_tokens = _count(work)
+        check_length(model, prompt_tokens, sampling.max_tokens)
+        if len(self._running) >= self._slots:
+            raise Busy(f"all {self._slots} slots are taken; try again or ask another orchestrator")
+        await trio.lowlevel.checkpoint()
+        ticket = object()
+        self._running.add(ticket)
+        self.started += 1
+        events = self._events(ticket, prompt_tokens, sampling)
+        try:
+            yield events
+        finally:
+            self._running.discard(ticket)
+            await events.aclose()
+
+    async def _events(self, ticket: object, prompt_tokens: int, sampling: Sampling) -> AsyncGenerator[EngineEvent]:
+        stops = StopStrings(sampling.stop)
+        finish: FinishReason | None = None
+        count = 0
+        while finish is None:
+            await trio.sleep(self._delay_seconds)
+            if count == self._fail_after:
+                self._running.discard(ticket)
+                raise EngineFailed(f"the fake engine was told to fail after {count} tokens")
+            piece = self._pieces[count]
+            count += 1
+            finish, text = self._decide(count, *stops.push(piece), sampling)
+            if finish in ("length", "stop"):
+                text += stops.flush()
+            yield EngineTokens((count if piece else _END_ID,), (_LOGPROB,), text)
+        self._running.discard(ticket)
+        yield EngineFinish(finish, prompt_tokens, compute_ms=count)
+
+    def _decide(self, count: int, text: str, stopped: bool, sampling: Sampling) -> tuple[FinishReason | None, str]:
+        if stopped:
+            return "stop_string", text
+        if count == len(self._pieces):
+            return "stop", text
+        return ("length" if count == sampling.max_tokens else None), text
+
+
+def _words(text: str) -> list[str]:
+    words = text.split(" ")
+    return [words[0], *(f" {word}" for word in words[1:])] if text else []
+
+
+def _count(work: Work) -> int:
+    texts = [work.prompt] if isinstance(work, Generate) else [message.content for message in work.messages]
+    tokens = sum(len(text.split()) for text in texts)
+    if not tokens:
+        raise BadParameters("the prompt is empty; say something")
+    return tokens
