@@ -10,7 +10,7 @@ import hashlib
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Generic, Literal, NewType, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, NewType, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -33,11 +33,14 @@ from cactus_mesh.errors import (
 )
 from cactus_mesh.identity import Identity, PublicKey
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 VERSION: Final = 1
 MAX_MESSAGE_BYTES: Final = 1 << 20
-"""One signed message.  The largest is a receipt of MAX_TOKENS tokens (5 bytes an id, 4 a log-probability)."""
+"""One signed message.  The largest is a receipt of `MAX_TOKENS` tokens (9 bytes each) that carries its delegates'."""
 MAX_PROMPT_CHARACTERS: Final = 200_000
-MAX_TOKENS: Final = 65_536
+MAX_TOKENS: Final = 16_384
 MAX_CHAIN: Final = 3
 """Delegations in one task.  Each adds a hop of latency and a share of the price; nobody needs more."""
 MAX_CLOCK_SKEW_MS: Final = 30_000
@@ -50,7 +53,7 @@ _U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 _Bps = Annotated[int, Meta(ge=0, le=10_000)]
 _Id16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
-_Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
+_Key = Annotated[PublicKey, Meta(min_length=32, max_length=32)]
 _Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 _Label = Annotated[str, Meta(max_length=200)]
@@ -174,14 +177,13 @@ class TaskRequest(Body, frozen=True):
 
 
 class Assignment(Body, frozen=True):
-    """A router gives a task to the orchestrator named as the envelope's recipient."""
+    """A router gives a task to the orchestrator named as the envelope's recipient, on the terms of its offer."""
 
     task_id: _Id16
     request_hash: _Hash
     router_nonce: _Id16
     attempt: _U32
-    model_digest: _Hash
-    price: PriceTerms
+    offer: ModelOffer
     done_by_ms: _U63
 
 
@@ -523,7 +525,7 @@ def sampling_digest(sampling: Sampling) -> bytes:
     return hashlib.sha256(b"cactus-mesh/sampling/1\x00" + _encode(sampling)).digest()
 
 
-def output_digest(token_ids: list[int]) -> bytes:
+def output_digest(token_ids: Sequence[int]) -> bytes:
     """SHA-256 over the token ids as little-endian u32: the ``result_hash`` that the ledger keeps."""
     packed = b"".join(token.to_bytes(4, "little") for token in token_ids)
     return hashlib.sha256(b"cactus-mesh/output/1\x00" + packed).digest()

@@ -1,0 +1,128 @@
+"""What routers say of orchestrators, folded into one standing each.
+
+Own experience counts in full; another router's word, however often repeated, counts as at most `WORD_OF_ONE_ROUTER`
+tasks.  Old experience fades.  Whether a router may speak at all (its authorisation) is the caller's to check.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cactus_mesh.core.pricing import PPM, success_ppm
+
+if TYPE_CHECKING:
+    from cactus_mesh.identity import PublicKey
+    from cactus_mesh.messages import Outcome
+
+HALF_LIFE_SECONDS: Final = 3_600.0
+WORD_OF_ONE_ROUTER: Final = 20.0
+MAX_ROUTERS_HEARD: Final = 64
+"""Per orchestrator; beyond that, one more opinion changes nothing."""
+MAX_ORCHESTRATORS: Final = 200_000
+MAX_REMEMBERED_TASKS: Final = 100_000
+_NEWEST_SHARE: Final = 0.2
+"""Weight of the newest observation in the moving averages of speed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What to expect of an orchestrator.  *success* is 0 to 1; speeds are None while nobody has seen it work."""
+
+    success: float
+    ms_per_gflop: float | None = None
+    first_token_ms: float | None = None
+
+
+NEWCOMER: Final = Standing(success=success_ppm(0, 0) / PPM)
+
+
+@dataclass(slots=True)
+class _Tally:
+    completed: float = 0.0
+    failed: float = 0.0
+    as_of: float = 0.0
+
+    def faded(self, now: float) -> tuple[float, float]:
+        kept = 0.5 ** (max(0.0, now - self.as_of) / HALF_LIFE_SECONDS)
+        return self.completed * kept, self.failed * kept
+
+    def add(self, *, good: bool, now: float) -> None:
+        self.completed, self.failed = self.faded(now)
+        self.as_of = max(now, self.as_of)
+        if good:
+            self.completed += 1
+        else:
+            self.failed += 1
+
+
+class _Record:
+    """All that was heard of one orchestrator."""
+
+    def __init__(self) -> None:
+        self.tallies: OrderedDict[PublicKey, _Tally] = OrderedDict()
+        self.ms_per_gflop: float | None = None
+        self.first_token_ms: float | None = None
+
+    def tally(self, router: PublicKey) -> _Tally:
+        tally = self.tallies.setdefault(router, _Tally())
+        self.tallies.move_to_end(router)
+        if len(self.tallies) > MAX_ROUTERS_HEARD:
+            self.tallies.popitem(last=False)
+        return tally
+
+
+class Reputation:
+    """Standings as router *me* sees them."""
+
+    def __init__(self, me: PublicKey) -> None:
+        self._me = me
+        self._records: OrderedDict[PublicKey, _Record] = OrderedDict()
+        self._heard: OrderedDict[tuple[PublicKey, bytes], None] = OrderedDict()
+
+    def fold(self, outcome: Outcome, router: PublicKey, now: float) -> bool:
+        """Take in one router's word on one task; False when that word was heard before."""
+        key = (router, outcome.task_id)
+        if key in self._heard:
+            return False
+        self._heard[key] = None
+        if len(self._heard) > MAX_REMEMBERED_TASKS:
+            self._heard.popitem(last=False)
+        # the orchestrator named first is liable, so the outcome is its own even where a delegate did the work
+        record = self._record(outcome.orchestrator)
+        good = outcome.result == "completed"
+        record.tally(router).add(good=good, now=now)
+        if good:
+            _learn_speed(record, outcome)
+        return True
+
+    def _record(self, orchestrator: PublicKey) -> _Record:
+        record = self._records.setdefault(orchestrator, _Record())
+        self._records.move_to_end(orchestrator)
+        if len(self._records) > MAX_ORCHESTRATORS:
+            self._records.popitem(last=False)
+        return record
+
+    def standing(self, orchestrator: PublicKey, now: float) -> Standing:
+        record = self._records.get(orchestrator)
+        if record is None:
+            return NEWCOMER
+        completed = failed = 0.0
+        for router, tally in record.tallies.items():
+            good, bad = tally.faded(now)
+            share = 1.0 if router == self._me else min(1.0, WORD_OF_ONE_ROUTER / max(good + bad, 1e-9))
+            completed += good * share
+            failed += bad * share
+        success = (completed + 9.0) / (completed + failed + 10.0)
+        return Standing(success, record.ms_per_gflop, record.first_token_ms)
+
+
+def _learn_speed(record: _Record, outcome: Outcome) -> None:
+    if outcome.complexity:
+        record.ms_per_gflop = _blend(record.ms_per_gflop, outcome.compute_ms * 1_000 / outcome.complexity)
+    record.first_token_ms = _blend(record.first_token_ms, float(outcome.first_token_ms))
+
+
+def _blend(old: float | None, new: float) -> float:
+    return new if old is None else old + _NEWEST_SHARE * (new - old)

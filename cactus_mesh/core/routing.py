@@ -1,0 +1,282 @@
+"""One task at a router, as a machine: events in, effects out.
+
+Decides whom to ask next, when waiting has lasted too long, what to forward and how the task ends.  Keeps the accepted
+token ids.  Knows no network: the shell in `cactus_mesh.router` turns effects into calls and calls into events.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, assert_never
+
+from cactus_mesh.errors import (
+    DeadlinePassed,
+    EngineFailed,
+    MeshError,
+    NoOrchestrator,
+    OrchestratorLost,
+    ProtocolViolation,
+    ReceiptRejected,
+    TaskError,
+    UnreachableError,
+)
+from cactus_mesh.identity import peer_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cactus_mesh.core.matching import Candidate
+
+MAX_ATTEMPTS: Final = 5
+"""Each attempt costs the client at most a wait of `ACCEPT_MS`; five failures in a row are not bad luck any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait for an orchestrator: to accept, for the first token, and between tokens, in milliseconds."""
+
+    accept_ms: int = 5_000
+    first_token_ms: int = 60_000
+    stall_ms: int = 20_000
+
+
+# --- events ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    attempt: int
+    start: int
+    token_ids: Sequence[int]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A receipt came; *failed_checks* is what `core.verification` says of it."""
+
+    attempt: int
+    failed_checks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    attempt: int
+    error: MeshError
+
+
+@dataclass(frozen=True, slots=True)
+class Woke:
+    """The time asked for by `WakeAt` has come."""
+
+
+Event = Accepted | Tokens | Finished | AttemptFailed | Woke
+
+
+# --- effects -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    attempt: int
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Stop the attempt at its orchestrator, wherever it stands."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    start: int
+    token_ids: Sequence[int]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What this attempt says of its orchestrator."""
+
+    candidate: Candidate
+    result: ResultOfAttempt
+    first_token_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Succeed:
+    """The task is done: send the evidence to the client and settle it."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The task has failed: tell the client."""
+
+    error: MeshError
+
+
+ResultOfAttempt = Literal["completed", "failed", "rejected", "timed_out"]
+Effect = Assign | Abandon | Forward | WakeAt | Record | Succeed | Fail
+Phase = Literal["asked", "accepted", "streaming", "ended"]
+
+
+class TaskMachine:
+    """Feed it `begin`, then every event as it happens; do its effects in order."""
+
+    def __init__(
+        self, candidates: Sequence[Candidate], *, max_tokens: int, deadline_ms: int, patience: Patience
+    ) -> None:
+        self._waiting = deque(candidates[:MAX_ATTEMPTS])
+        self._max_tokens = max_tokens
+        self._deadline_ms = deadline_ms
+        self._patience = patience
+        self._errors: list[MeshError] = []
+        self._attempt = 0
+        self._candidate: Candidate | None = None
+        self._asked_at_ms = 0
+        self._first_token_ms = 0
+        self._wake_at_ms = 0
+        self.phase: Phase = "asked"
+        self.token_ids: list[int] = []
+        """Accepted so far, in order: what another orchestrator would have to continue from."""
+        self.text = ""
+
+    def begin(self, now_ms: int) -> list[Effect]:
+        return self._ask_next(now_ms)
+
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:
+        """The effects of *event*; none once the task has ended, or for an attempt that was abandoned."""
+        if self.phase == "ended":
+            return []
+        if not isinstance(event, Woke) and event.attempt != self._attempt:
+            return []
+        match event:
+            case Accepted():
+                return self._accepted(now_ms)
+            case Tokens():
+                return self._tokens(event, now_ms)
+            case Finished():
+                return self._finished(event)
+            case AttemptFailed(error=error):
+                return self._attempt_failed(error, _blame(error), now_ms)
+            case Woke():
+                return self._woke(now_ms)
+            case _:
+                assert_never(event)
+
+    def _ask_next(self, now_ms: int) -> list[Effect]:
+        if not self._waiting:
+            return self._end(Fail(_most_telling(self._errors)))
+        self.phase = "asked"
+        self._attempt += 1
+        self._candidate = self._waiting.popleft()
+        self._asked_at_ms = now_ms
+        return [Assign(self._attempt, self._candidate), self._wait(now_ms, self._patience.accept_ms)]
+
+    def _wait(self, now_ms: int, patience_ms: int) -> WakeAt:
+        self._wake_at_ms = min(self._deadline_ms, now_ms + patience_ms)
+        return WakeAt(self._wake_at_ms)
+
+    def _accepted(self, now_ms: int) -> list[Effect]:
+        if self.phase != "asked":
+            return self._violation("accepted the task twice", now_ms)
+        self.phase = "accepted"
+        return [self._wait(now_ms, self._patience.first_token_ms)]
+
+    def _tokens(self, event: Tokens, now_ms: int) -> list[Effect]:
+        if self.phase == "asked":
+            return self._violation("sent tokens before accepting the task", now_ms)
+        if event.start != len(self.token_ids):
+            return self._violation(f"sent token {event.start} in place {len(self.token_ids)}", now_ms)
+        if len(self.token_ids) + len(event.token_ids) > self._max_tokens:
+            return self._violation(f"sent more than the {self._max_tokens} tokens asked for", now_ms)
+        if self.phase == "accepted":
+            self._first_token_ms = now_ms - self._asked_at_ms
+        self.phase = "streaming"
+        self.token_ids += event.token_ids
+        self.text += event.text
+        return [
+            Forward(event.start, event.token_ids, event.text),
+            self._wait(now_ms, self._patience.stall_ms),
+        ]
+
+    def _finished(self, event: Finished) -> list[Effect]:
+        if self.phase == "asked" and not event.failed_checks:
+            event = Finished(event.attempt, ("acceptance",))
+        if event.failed_checks:
+            names = ", ".join(event.failed_checks)
+            error = ReceiptRejected(
+                f"the receipt of {self._name()} does not hold ({names}); nothing is paid for this task, ask again"
+            )
+            return [self._record("rejected"), *self._end(Fail(error))]
+        return [self._record("completed"), *self._end(Succeed(event.attempt))]
+
+    def _attempt_failed(self, error: MeshError, blame: ResultOfAttempt | None, now_ms: int) -> list[Effect]:
+        effects: list[Effect] = [] if blame is None else [self._record(blame)]
+        if self.phase == "streaming":
+            lost = OrchestratorLost(
+                f"{self._name()} stopped after {len(self.token_ids)} tokens ({error.code}); "
+                "nothing is paid for this task, ask again"
+            )
+            return effects + self._end(Fail(lost))
+        self._errors.append(error)
+        return effects + self._ask_next(now_ms)
+
+    def _violation(self, how: str, now_ms: int) -> list[Effect]:
+        stop = Abandon(self._attempt)
+        return [stop, *self._attempt_failed(ProtocolViolation(f"{self._name()} {how}"), "failed", now_ms)]
+
+    def _woke(self, now_ms: int) -> list[Effect]:
+        if now_ms < self._wake_at_ms:
+            return [WakeAt(self._wake_at_ms)]
+        stop = Abandon(self._attempt)
+        if now_ms >= self._deadline_ms:
+            error = DeadlinePassed(
+                f"the deadline passed after {len(self.token_ids)} tokens; ask again with a later deadline"
+            )
+            return [stop, self._record("timed_out"), *self._end(Fail(error))]
+        waited = {"asked": "to accept", "accepted": "for its first token", "streaming": "for its next token"}
+        silent = NoOrchestrator(f"{self._name()} kept us waiting {waited[self.phase]}")
+        return [stop, *self._attempt_failed(silent, "timed_out", now_ms)]
+
+    def _record(self, result: ResultOfAttempt) -> Record:
+        assert self._candidate is not None, "only an attempt is recorded"
+        return Record(self._candidate, result, self._first_token_ms)
+
+    def _name(self) -> str:
+        assert self._candidate is not None, "only an attempt is named"
+        return f"orchestrator {peer_id(self._candidate.orchestrator)}"
+
+    def _end(self, effect: Succeed | Fail) -> list[Effect]:
+        self.phase = "ended"
+        return [effect]
+
+
+def _blame(error: MeshError) -> ResultOfAttempt | None:
+    """A refusal says nothing bad of an orchestrator; breaking down or breaking the rules does."""
+    if isinstance(error, EngineFailed | UnreachableError | ProtocolViolation | ReceiptRejected):
+        return "failed"
+    return None
+
+
+def _most_telling(errors: Sequence[MeshError]) -> MeshError:
+    """What is wrong with the task itself tells the client more than that somebody was busy or away."""
+    for error in errors:
+        if isinstance(error, TaskError) and not error.retry:
+            return error
+    return errors[-1] if errors else NoOrchestrator("no orchestrator took the task; try again in a minute")

@@ -1,0 +1,145 @@
+"""The cheap checks of a receipt: everything about it that can be known without running the model.
+
+Returns the names of the checks that failed; none failed is the verdict "pass", first form.  The replay of the model on
+a random sample of receipts adds its own names here.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cactus_mesh.core.receipts import claim_for, unpack_logprobs
+from cactus_mesh.core.settlement import SettlementClaim
+from cactus_mesh.errors import MessageError
+from cactus_mesh.identity import verify
+from cactus_mesh.messages import Chat, Receipt, Verdict, sampling_digest, text_digest, unseal, work_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cactus_mesh.core.delegation import Chain
+    from cactus_mesh.core.requests import Contract
+    from cactus_mesh.messages import Delegation, Sealed, Work
+
+TEMPLATE_TOKENS_PER_MESSAGE: Final = 64
+"""How many tokens a chat template may add to each message, and a tokenizer to each prompt, beyond one per byte."""
+CLOCK_SLACK_MS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Witnessed:
+    """What the checker saw for itself: the streamed tokens and text and, when it watched the work, how long it took."""
+
+    token_ids: Sequence[int]
+    text: str
+    elapsed_ms: int | None
+
+
+def failed_checks(receipt: Sealed[Receipt], chain: Chain, contract: Contract, seen: Witnessed) -> tuple[str, ...]:
+    """Check the liable orchestrator's *receipt* for the whole *chain*, down to the delegate that worked.
+
+    *chain* holds every link, so its worker is whoever made the tokens.
+    """
+    names = [name for name, holds in _checks(receipt, chain, contract, seen) if not holds]
+    return tuple(dict.fromkeys(names))
+
+
+def _checks(receipt: Sealed[Receipt], chain: Chain, contract: Contract, seen: Witnessed) -> Iterator[tuple[str, bool]]:
+    body = receipt.body
+    yield "signer", receipt.sender == chain.liable
+    yield "order", body.order_hash == chain.assignment.digest
+    yield from _work_checks(body, chain, contract, seen)
+    yield "claim_signature", verify(chain.liable, body.claim, body.claim_signature)
+    yield from _delegate_checks(body, chain, contract, seen)
+
+
+def _work_checks(body: Receipt, chain: Chain, contract: Contract, seen: Witnessed) -> Iterator[tuple[str, bool]]:
+    request, offer = chain.request.sealed.body, chain.assignment.body.offer
+    count, limit = len(body.token_ids), request.sampling.max_tokens
+    yield "task", body.task_id == request.task_id
+    yield "model", body.model_digest == offer.digest and body.dtype == offer.dtype
+    yield "prompt", body.prompt_hash == work_digest(request.work)
+    yield "sampling", body.sampling_hash == sampling_digest(request.sampling)
+    yield "tokens", body.token_ids == list(seen.token_ids)
+    yield "text", body.text_hash == text_digest(seen.text)
+    yield "length", count <= limit and body.prompt_tokens + count <= offer.context_tokens
+    yield "finish", _finish_is_plausible(body, limit, has_stop_strings=bool(request.sampling.stop))
+    yield "logprobs", _logprobs_are_plausible(body.logprobs, count)
+    yield "prompt_tokens", 1 <= body.prompt_tokens <= most_prompt_tokens(request.work)
+    yield "compute_time", seen.elapsed_ms is None or body.compute_ms <= seen.elapsed_ms + CLOCK_SLACK_MS
+    yield "claim", _claim_follows(body, chain, contract)
+
+
+def _finish_is_plausible(body: Receipt, limit: int, *, has_stop_strings: bool) -> bool:
+    match body.finish:
+        case "length":
+            return len(body.token_ids) == limit
+        case "stop_string":
+            return has_stop_strings and len(body.token_ids) > 0
+        case "stop":
+            return len(body.token_ids) > 0
+
+
+def _logprobs_are_plausible(data: bytes, count: int) -> bool:
+    if len(data) != 4 * count:
+        return False
+    try:
+        values = unpack_logprobs(data)
+    except struct.error:
+        return False
+    return all(math.isfinite(value) and value <= 1e-4 for value in values)
+
+
+def most_prompt_tokens(work: Work) -> int:
+    """No tokenizer makes more tokens than bytes, apart from what a template adds."""
+    pieces = [message.content for message in work.messages] if isinstance(work, Chat) else [work.prompt]
+    return sum(len(piece.encode()) + TEMPLATE_TOKENS_PER_MESSAGE for piece in pieces) + TEMPLATE_TOKENS_PER_MESSAGE
+
+
+def _claim_follows(body: Receipt, chain: Chain, contract: Contract) -> bool:
+    expected = claim_for(
+        chain, contract, prompt_tokens=body.prompt_tokens, token_ids=body.token_ids, compute_ms=body.compute_ms
+    )
+    try:
+        return SettlementClaim.from_bcs(body.claim) == expected
+    except ValueError:
+        return False
+
+
+def _delegate_checks(body: Receipt, chain: Chain, contract: Contract, seen: Witnessed) -> Iterator[tuple[str, bool]]:
+    """Down the chain: each delegate's receipt lies in the receipt above it, over the same claim."""
+    for link in chain.delegations:
+        inner = _inner_receipt(body, link)
+        yield "delegate_receipt", inner is not None and inner.claim == body.claim
+        if inner is None or link.recipient is None:
+            return
+        yield "delegate_signature", verify(link.recipient, inner.claim, inner.claim_signature)
+        for name, holds in _work_checks(inner, chain, contract, seen):
+            yield f"delegate_{name}", holds
+        body = inner
+    yield "delegate_receipt", body.delegate_receipt is None
+
+
+def _inner_receipt(body: Receipt, link: Sealed[Delegation]) -> Receipt | None:
+    """The receipt inside *body*, when it is by the recipient of *link* and for that order."""
+    if body.delegate_receipt is None:
+        return None
+    try:
+        inner = unseal(body.delegate_receipt, Receipt, now_ms=None, sender=link.recipient).body
+    except MessageError:
+        return None
+    return inner if inner.order_hash == link.digest else None
+
+
+def verdict_on(receipt: Sealed[Receipt], failed: Sequence[str]) -> Verdict:
+    """The word that a router signs.  Without a replay, a pass says only that the cheap checks hold."""
+    return Verdict(
+        task_id=receipt.body.task_id,
+        receipt_hash=receipt.digest,
+        result="fail" if failed else "pass",
+        replayed=False,
+        failed_checks=list(failed),
+    )
