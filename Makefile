@@ -40,6 +40,8 @@ $(VENV)/.inference: $(VENV)/.base requirements/inference.txt
 
 $(VENV)/.dev: $(VENV)/.inference requirements/dev.txt
 	@$(PIP) -r requirements/dev.txt
+	@# trio-typing, which libp2p imports, carries stubs of an old trio that would hide trio's own types from mypy
+	@$(BIN)/python -c 'import shutil, sysconfig; shutil.rmtree(sysconfig.get_path("purelib") + "/trio-stubs", True)'
 	@touch $@
 
 # Pins again from the .in files; the override avoids libp2p's source-only fastecdsa.

@@ -6,11 +6,10 @@ tasks.  Old experience fades.  Whether a router may speak at all (its authorisat
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-
-from cactus_mesh.core.pricing import PPM, success_ppm
 
 if TYPE_CHECKING:
     from cactus_mesh.identity import PublicKey
@@ -33,9 +32,6 @@ class Standing:
     success: float
     ms_per_gflop: float | None = None
     first_token_ms: float | None = None
-
-
-NEWCOMER: Final = Standing(success=success_ppm(0, 0) / PPM)
 
 
 @dataclass(slots=True)
@@ -104,18 +100,29 @@ class Reputation:
             self._records.popitem(last=False)
         return record
 
-    def standing(self, orchestrator: PublicKey, now: float) -> Standing:
+    def standing(self, orchestrator: PublicKey, now: float, *, on_ledger: tuple[int, int] = (0, 0)) -> Standing:
+        """*on_ledger* is (completed, failed) from the contract's metrics: one more voice among the routers'."""
         record = self._records.get(orchestrator)
+        completed, failed = _at_most(WORD_OF_ONE_ROUTER, *on_ledger)
         if record is None:
-            return NEWCOMER
-        completed = failed = 0.0
+            return Standing(_success(completed, failed))
         for router, tally in record.tallies.items():
-            good, bad = tally.faded(now)
-            share = 1.0 if router == self._me else min(1.0, WORD_OF_ONE_ROUTER / max(good + bad, 1e-9))
-            completed += good * share
-            failed += bad * share
-        success = (completed + 9.0) / (completed + failed + 10.0)
-        return Standing(success, record.ms_per_gflop, record.first_token_ms)
+            limit = math.inf if router == self._me else WORD_OF_ONE_ROUTER
+            good, bad = _at_most(limit, *tally.faded(now))
+            completed += good
+            failed += bad
+        return Standing(_success(completed, failed), record.ms_per_gflop, record.first_token_ms)
+
+
+def _at_most(limit: float, good: float, bad: float) -> tuple[float, float]:
+    """The same proportion, of at most *limit* tasks."""
+    share = min(1.0, limit / max(good + bad, 1e-9))
+    return good * share, bad * share
+
+
+def _success(completed: float, failed: float) -> float:
+    """As `core.pricing.success_ppm`, over fractions of tasks."""
+    return (completed + 9.0) / (completed + failed + 10.0)
 
 
 def _learn_speed(record: _Record, outcome: Outcome) -> None:
