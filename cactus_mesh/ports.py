@@ -268,11 +268,16 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of one item of a batch: its split, or the contract's reason to skip it."""
+    """What became of one item of a batch: its split, or the name of the contract's reason to skip it."""
 
     task_id: bytes
     split: Split | None
     skipped: str | None
+
+    @property
+    def settled_before(self) -> bool:
+        """Skipped because this router has settled it already: nothing is lost, and nothing is left to do."""
+        return self.skipped == "E_ALREADY_SETTLED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +314,11 @@ class Ledger(Protocol):
     async def deposit(self, signer: Identity, amount: int) -> None: ...
 
     # as an orchestrator
-    async def register_orchestrator(self, owner: Identity, operator: PublicKey, stake: int) -> None: ...
+    async def register_orchestrator(
+        self, owner: Identity, operator: PublicKey, stake: int, operator_signature: bytes = b""
+    ) -> None:
+        """*operator_signature* is the operator key's over `OperatorConsent`; not needed when it is the owner's own."""
+        ...
 
     # as a router
     async def register_server(self, signer: Identity) -> None: ...

@@ -14,6 +14,7 @@ from cactus_mesh.identity import Address
 
 CONSENT_DOMAIN: Final = b"cactus_payment::consent::v1"
 CLAIM_DOMAIN: Final = b"cactus_payment::claim::v1"
+OPERATOR_DOMAIN: Final = b"cactus_payment::operator::v1"
 NOBODY: Final = Address("0x" + "0" * 64)
 U64_MAX: Final = 2**64 - 1
 
@@ -117,6 +118,23 @@ class SettlementClaim:
         )
         reader.end()
         return claim
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorConsent:
+    """An operator's key agrees to work for *owner*'s stake; without it anybody could register somebody else's key."""
+
+    chain_id: int
+    contract: Address
+    owner: Address
+    operator: Address
+
+    def to_bcs(self) -> bytes:
+        return (
+            _vector(OPERATOR_DOMAIN)
+            + struct.pack("<B", self.chain_id)
+            + b"".join(map(_raw, (self.contract, self.owner, self.operator)))
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,220 @@
+"""The `Ledger` port over whatever carries calls and views to the contract: a node's REST API, or a fake in memory.
+
+Decides how the contract's functions become the port's methods, and how old a view may be.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from cactus_mesh.ledger import contract as abi
+from cactus_mesh.ledger.rules.params import BOUNDS, params_of
+from cactus_mesh.ledger.rules.tasks import MAX_BATCH
+from cactus_mesh.ports import Chain, ClientView, EscrowOrder, OrchestratorView, ServerView, Settled, TaskView
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from cactus_mesh.core.settlement import Settlement, SettlementClaim
+    from cactus_mesh.identity import Address, Identity, PublicKey
+    from cactus_mesh.ledger.values import Json, Value
+
+VIEW_AGE_SECONDS: Final[dict[str, float]] = {"server": 10.0, "orchestrator": 10.0, "client": 2.0}
+"""How old a view may be.  Registrations change rarely; a deposit is spent by each task.  Others are never cached."""
+MAX_CACHED_VIEWS: Final = 4_096
+"""Accounts that one router meets within ten seconds, with room to spare; about a kilobyte each."""
+
+
+class Transport(Protocol):
+    """Carries the contract's functions to a ledger and its answers back.  Raises `LedgerError`s only."""
+
+    async def call(self, signer: Identity, entry: str, arguments: tuple[Value, ...]) -> list[abi.Event]:
+        """Run *entry* as *signer*; returns its events once it is final."""
+        ...
+
+    async def view(self, function: str, arguments: tuple[Value, ...]) -> Json:
+        """The one result of a view function; None for an empty Option."""
+        ...
+
+    async def balance(self, account: Address) -> int: ...
+
+
+@dataclass(slots=True)
+class _Cached:
+    read_at: float
+    result: Json
+
+
+class ViewCache:
+    """Remembers views for a short while and lets one reader ask for all who want the same."""
+
+    def __init__(self, transport: Transport, age_seconds: Mapping[str, float]) -> None:
+        self._transport = transport
+        self._age_seconds = age_seconds
+        self._known: OrderedDict[tuple[str, tuple[Value, ...]], _Cached] = OrderedDict()
+        self._asking: dict[tuple[str, tuple[Value, ...]], trio.Lock] = {}
+
+    async def view(self, function: str, *arguments: Value) -> Json:
+        age = self._age_seconds.get(function)
+        if age is None:
+            return await self._transport.view(function, arguments)
+        key = (function, arguments)
+        lock = self._asking.setdefault(key, trio.Lock())
+        try:
+            async with lock:
+                return await self._fresh(key, age)
+        finally:
+            if not lock.statistics().tasks_waiting and not lock.locked():
+                self._asking.pop(key, None)
+
+    async def _fresh(self, key: tuple[str, tuple[Value, ...]], age: float) -> Json:
+        known = self._known.get(key)
+        if known is None or trio.current_time() - known.read_at >= age:
+            asked_at = trio.current_time()
+            known = _Cached(asked_at, await self._transport.view(*key))
+            self._known[key] = known
+            while len(self._known) > MAX_CACHED_VIEWS:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        return known.result
+
+    def forget(self) -> None:
+        """After a change of our own: what we know may be older than it."""
+        self._known.clear()
+
+
+class ContractLedger:
+    """`cactus_mesh.ports.Ledger` over a `Transport`."""
+
+    def __init__(
+        self, transport: Transport, chain: Chain, *, view_age_seconds: Mapping[str, float] = VIEW_AGE_SECONDS
+    ) -> None:
+        self._transport = transport
+        self._views = ViewCache(transport, view_age_seconds)
+        self._chain = chain
+
+    @property
+    def chain(self) -> Chain:
+        return self._chain
+
+    # reading
+
+    async def balance(self, account: Address) -> int:
+        return await self._transport.balance(account)
+
+    async def server(self, account: Address) -> ServerView | None:
+        record = await self._views.view("server", account)
+        return abi.server_view(record) if record is not None else None
+
+    async def orchestrator(self, operator: Address) -> OrchestratorView | None:
+        record = await self._views.view("orchestrator", operator)
+        return abi.orchestrator_view(record) if record is not None else None
+
+    async def client(self, account: Address) -> ClientView | None:
+        record = await self._views.view("client", account)
+        return abi.client_view(record) if record is not None else None
+
+    async def task(self, client: Address, task_id: bytes) -> TaskView | None:
+        record = await self._views.view("task", client, task_id)
+        return abi.task_view(client, record) if record is not None else None
+
+    # registrations and deposits: rare, and whoever makes one looks at once
+
+    async def _change(self, signer: Identity, entry: str, *arguments: Value) -> None:
+        try:
+            await self._transport.call(signer, entry, arguments)
+        finally:
+            self._views.forget()
+
+    async def deposit(self, signer: Identity, amount: int) -> None:
+        await self._change(signer, "deposit", signer.public_key, amount)
+
+    async def register_orchestrator(
+        self, owner: Identity, operator: PublicKey, stake: int, operator_signature: bytes = b""
+    ) -> None:
+        await self._change(owner, "register_orchestrator", operator, operator_signature, stake)
+
+    async def register_server(self, signer: Identity) -> None:
+        await self._change(signer, "register_server")
+
+    async def authorise_server(self, admin: Identity, server: Address, expires_at: int, max_budget: int) -> None:
+        await self._change(admin, "authorize_server", server, expires_at, max_budget)
+
+    async def revoke_server(self, admin: Identity, server: Address) -> None:
+        await self._change(admin, "revoke_server", server)
+
+    # tasks
+
+    async def create_task(self, signer: Identity, order: EscrowOrder) -> None:
+        consent = order.consent
+        await self._transport.call(
+            signer,
+            "create_task",
+            (
+                consent.client, consent.task_id, consent.nonce, consent.max_price, consent.expires_at,
+                order.consent_signature, order.orchestrator, order.accept_by, order.done_by,
+            ),
+        )  # fmt: skip
+
+    async def complete_task(self, signer: Identity, settlement: Settlement) -> Settled:
+        claim = settlement.claim
+        arguments = (claim.client, claim.task_id, *_claimed(claim), settlement.claim_signature, settlement.quality_ppm)
+        (settled,) = abi.settled_items(await self._transport.call(signer, "complete_task", arguments))
+        return settled
+
+    async def fail_task(self, signer: Identity, client: Address, task_id: bytes) -> None:
+        await self._transport.call(signer, "fail_task", (client, task_id))
+
+    async def timeout_task(self, signer: Identity, client: Address, task_id: bytes) -> None:
+        await self._transport.call(signer, "timeout_task", (client, task_id))
+
+    async def settle(self, signer: Identity, batch: Sequence[Settlement]) -> list[Settled]:
+        """Safe to repeat: what an earlier call has settled comes back as `Settled.settled_before`."""
+        settled: list[Settled] = []
+        for start in range(0, len(batch), MAX_BATCH):
+            columns = batch_columns(batch[start : start + MAX_BATCH])
+            settled += abi.settled_items(await self._transport.call(signer, "settle_batch", columns))
+        return settled
+
+
+def _claimed(claim: SettlementClaim) -> tuple[Value, ...]:
+    return (
+        claim.delegate, claim.delegate_bps, claim.model_digest, claim.complexity,
+        claim.compute_ms, claim.price, claim.result_hash,
+    )  # fmt: skip
+
+
+def batch_columns(batch: Sequence[Settlement]) -> tuple[list[Value], ...]:
+    """The arguments of `settle_batch`: one column a field, one entry an item."""
+    rows = [
+        (
+            item.consent.client, item.consent.task_id, item.consent.nonce, item.consent.max_price,
+            item.consent.expires_at, item.consent_signature,
+            item.claim.orchestrator, *_claimed(item.claim), item.claim_signature, item.quality_ppm,
+        )
+        for item in batch
+    ]  # fmt: skip
+    return tuple(list(column) for column in zip(*rows, strict=True))
+
+
+async def read_chain(transport: Transport, chain_id: int, contract: Address) -> Chain:
+    values = [int(value) for value in await transport.view("params", ())]
+    params = params_of(dict(zip(BOUNDS, values, strict=True)))
+    return Chain(chain_id, contract, params.reward, params.min_stake)
+
+
+@asynccontextmanager
+async def open_ledger(url: str, contract: Address, chain_id: int) -> AsyncIterator[ContractLedger]:
+    """The contract at *contract* on the chain whose node answers at *url* (with or without ``/v1``).
+
+    Raises `LedgerDown` when nobody answers there and `LedgerWrongChain` when another chain does.
+    """
+    from cactus_mesh.ledger.rest import open_rest  # aptos_sdk takes a third of a second to import
+
+    async with open_rest(url, contract, chain_id) as transport:
+        yield ContractLedger(transport, await read_chain(transport, chain_id, contract))
