@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -25,3 +27,45 @@ async def open_service_nursery() -> AsyncIterator[trio.Nursery]:
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from group.exceptions[0].__cause__
         raise
+
+
+@asynccontextmanager
+async def open_batches(source: AsyncIterator[T], window_seconds: float) -> AsyncIterator[AsyncIterator[list[T]]]:
+    """The items of *source* in lists: the first as soon as it comes, then whatever came within each window.
+
+    The end of *source*, or its error, ends the iteration after what came before it; it is not held back by a window.
+    """
+    waiting: list[T] = []
+    something = trio.Event()
+    ended = trio.Event()
+
+    async def pump() -> None:
+        nonlocal something
+        try:
+            async for item in source:
+                waiting.append(item)
+                something.set()
+        finally:
+            ended.set()
+            something.set()
+
+    async def batches() -> AsyncIterator[list[T]]:
+        nonlocal something
+        while True:
+            await something.wait()
+            something = trio.Event()
+            if waiting:
+                batch = waiting.copy()
+                waiting.clear()
+                yield batch
+            elif ended.is_set():
+                return
+            if ended.is_set():
+                something.set()
+            else:
+                with trio.move_on_after(window_seconds):
+                    await ended.wait()
+
+    async with open_service_nursery() as nursery:
+        nursery.start_soon(pump)
+        yield batches()

@@ -75,9 +75,14 @@ def _recipient(link: Sealed[Assignment] | Sealed[Delegation]) -> PublicKey:
 
 
 def open_chain(
-    order: Order, contract: Contract, *, now_ms: int | None, giver: PublicKey | None, worker: PublicKey
+    order: Order,
+    contract: Contract,
+    *,
+    now_ms: int | None,
+    giver: PublicKey | None = None,
+    worker: PublicKey | None = None,
 ) -> Chain:
-    """Check a whole order that *giver* hands to *worker*.
+    """Check a whole order, that *giver* hands to *worker* where these are given.
 
     *now_ms* None reads a finished task's evidence, whose deadlines have passed.  Raises a `MessageError`,
     `ConsentRejected`, `DeadlinePassed`, or `DelegationRejected` with the rule that is broken.
@@ -93,7 +98,7 @@ def open_chain(
     delegations = tuple(unseal(raw, Delegation, now_ms=now_ms) for raw in order.delegations)
     chain = Chain(request, assignment, delegations)
     _check_links(chain)
-    if chain.worker != worker:
+    if worker is not None and chain.worker != worker:
         raise DelegationRejected("this order is for another orchestrator")
     if giver is not None and chain.giver != giver:
         raise DelegationRejected("this order is signed by another peer than the one that hands it over")

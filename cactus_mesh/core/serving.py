@@ -38,6 +38,14 @@ DELEGATE_DEADLINE_MS: Final = 250
 Place = Literal["engine", "delegate"]
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How many tasks a peer can take, and how many it has."""
+
+    slots: int
+    busy: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingPolicy:
     """What an operator chooses.  *delegated_slots* 0 means never to delegate; shares are of the payout, in 1/10000."""
@@ -97,12 +105,8 @@ class Slots:
         self._draining = False
 
     @property
-    def total(self) -> int:
-        return sum(self._limit.values())
-
-    @property
-    def busy(self) -> int:
-        return len(self._running)
+    def load(self) -> Load:
+        return Load(sum(self._limit.values()), len(self._running))
 
     def drain(self) -> None:
         """Take no new task from now on."""
@@ -118,7 +122,7 @@ class Slots:
             raise DuplicateTask("this orchestrator has been given this task before")
         place = self._free_place(chain)
         if place is None:
-            raise Busy(f"all {self.total} slots of this orchestrator are taken; ask another one")
+            raise Busy(f"all {self.load.slots} slots of this orchestrator are taken; ask another one")
         self._running[task_id] = place
         self._remembered[task_id] = chain.done_by_ms
         if len(self._remembered) > MAX_REMEMBERED_TASKS:

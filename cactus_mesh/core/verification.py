@@ -38,22 +38,29 @@ class Witnessed:
     elapsed_ms: int | None
 
 
-def failed_checks(receipt: Sealed[Receipt], chain: Chain, contract: Contract, seen: Witnessed) -> tuple[str, ...]:
-    """Check the liable orchestrator's *receipt* for the whole *chain*, down to the delegate that worked.
+def failed_checks(
+    receipt: Sealed[Receipt], chain: Chain, contract: Contract, seen: Witnessed, *, below: int = 0
+) -> tuple[str, ...]:
+    """Check *receipt* against the order it answers and the whole *chain* that the order led to.
 
-    *chain* holds every link, so its worker is whoever made the tokens.
+    The router and the client check the liable orchestrator's receipt (*below* 0 delegations); an orchestrator that
+    delegates checks the receipt of its own delegate, *below* as many delegations as lead to that one.
     """
-    names = [name for name, holds in _checks(receipt, chain, contract, seen) if not holds]
+    names = [name for name, holds in _checks(receipt, chain, contract, seen, below) if not holds]
     return tuple(dict.fromkeys(names))
 
 
-def _checks(receipt: Sealed[Receipt], chain: Chain, contract: Contract, seen: Witnessed) -> Iterator[tuple[str, bool]]:
+def _checks(
+    receipt: Sealed[Receipt], chain: Chain, contract: Contract, seen: Witnessed, below: int
+) -> Iterator[tuple[str, bool]]:
     body = receipt.body
-    yield "signer", receipt.sender == chain.liable
-    yield "order", body.order_hash == chain.assignment.digest
+    link = chain.delegations[below - 1] if below else chain.assignment
+    signer = link.recipient
+    yield "signer", receipt.sender == signer
+    yield "order", body.order_hash == link.digest
     yield from _work_checks(body, chain, contract, seen)
-    yield "claim_signature", verify(chain.liable, body.claim, body.claim_signature)
-    yield from _delegate_checks(body, chain, contract, seen)
+    yield "claim_signature", signer is not None and verify(signer, body.claim, body.claim_signature)
+    yield from _delegate_checks(body, chain, contract, seen, below)
 
 
 def _work_checks(body: Receipt, chain: Chain, contract: Contract, seen: Witnessed) -> Iterator[tuple[str, bool]]:
@@ -109,9 +116,11 @@ def _claim_follows(body: Receipt, chain: Chain, contract: Contract) -> bool:
         return False
 
 
-def _delegate_checks(body: Receipt, chain: Chain, contract: Contract, seen: Witnessed) -> Iterator[tuple[str, bool]]:
+def _delegate_checks(
+    body: Receipt, chain: Chain, contract: Contract, seen: Witnessed, below: int
+) -> Iterator[tuple[str, bool]]:
     """Down the chain: each delegate's receipt lies in the receipt above it, over the same claim."""
-    for link in chain.delegations:
+    for link in chain.delegations[below:]:
         inner = _inner_receipt(body, link)
         yield "delegate_receipt", inner is not None and inner.claim == body.claim
         if inner is None or link.recipient is None:

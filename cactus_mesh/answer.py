@@ -1,0 +1,155 @@
+"""An answer as it comes: what a task's worker and its reader share, from the first token to the checked result."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cactus_mesh.errors import ProtocolViolation
+from cactus_mesh.identity import peer_id
+from cactus_mesh.messages import Accepted, Chunk, Done, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+    from cactus_mesh.errors import MeshError
+    from cactus_mesh.identity import PeerId
+    from cactus_mesh.messages import FinishReason, Receipt, Sampling, Sealed, StreamItem, Verdict, Work
+
+PIECES_UNDER_WAY: Final = 64
+"""Text that a slow reader has not taken yet; beyond that the stream waits, back to the orchestrator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished task, checked by this client itself: signatures, digests, counts, claim and the router's verdict."""
+
+    task_id: bytes
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    finish: FinishReason
+    router: PeerId
+    orchestrator: PeerId
+    delegate: PeerId | None
+    price: int
+    """The most that is paid for the task, in octas; `Client.paid` tells what was."""
+    receipt: Sealed[Receipt]
+    verdict: Sealed[Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One task before it has a router."""
+
+    task_id: bytes
+    model: str
+    model_digest: bytes | None
+    work: Work
+    sampling: Sampling
+    max_price: int
+    deadline_ms: int
+
+
+class Job:
+    """What the worker of a task and its `Answer` share."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.into, self.pieces = trio.open_memory_channel[str](PIECES_UNDER_WAY)
+        self.result: Result | None = None
+        self.error: MeshError | None = None
+        self.orchestrator: PeerId | None = None
+
+
+class Answer:
+    """A task's text as it is made: iterate over it, then read `result`.
+
+    Leaving an ``async with`` block, or dropping the last reference, before the end cancels the task.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        weakref.finalize(self, _abandon, job.scope, trio.lowlevel.current_trio_token()).atexit = False
+
+    @property
+    def orchestrator(self) -> PeerId | None:
+        """Who works on it, as far as known."""
+        return self._job.orchestrator
+
+    @property
+    def result(self) -> Result:
+        """Raises `MeshError` when the task failed, and RuntimeError before its end."""
+        if self._job.error is not None:
+            raise self._job.error
+        if self._job.result is None:
+            raise RuntimeError("the answer has not ended yet; iterate over it first")
+        return self._job.result
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        try:
+            return await self._job.pieces.receive()
+        except trio.EndOfChannel:
+            if self._job.error is not None:
+                raise self._job.error from None
+            raise StopAsyncIteration from None
+
+    async def wait(self) -> Result:
+        """Read to the end."""
+        async for _ in self:
+            pass
+        return self.result
+
+    async def __aenter__(self) -> Answer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._job.scope.cancel()
+
+
+def _abandon(scope: trio.CancelScope, token: trio.lowlevel.TrioToken) -> None:
+    with contextlib.suppress(trio.RunFinishedError):
+        token.run_sync_soon(scope.cancel)
+
+
+class Stream:
+    """Takes the items of one router's reply, in order, and hands the text on."""
+
+    def __init__(self, ask: Ask, job: Job) -> None:
+        self._ask = ask
+        self._job = job
+        self.token_ids: list[int] = []
+        self.text: list[str] = []
+
+    async def take(self, item: StreamItem) -> Done | None:
+        """Raises `ProtocolViolation` for what a router must not send."""
+        match item:
+            case Progress(orchestrator=orchestrator):
+                self._job.orchestrator = peer_id(orchestrator)
+            case Chunk():
+                await self._take_chunk(item)
+            case Done():
+                return item
+            case Accepted():
+                raise ProtocolViolation("the router sent an acceptance, which only an orchestrator does; ask again")
+        return None
+
+    async def _take_chunk(self, chunk: Chunk) -> None:
+        wanted = self._ask.sampling.max_tokens
+        in_place = chunk.start == len(self.token_ids) and chunk.task_id == self._ask.task_id
+        if not in_place or len(self.token_ids) + len(chunk.token_ids) > wanted:
+            raise ProtocolViolation("the router sent tokens that do not follow on those before; ask again")
+        self.token_ids += chunk.token_ids
+        self.text.append(chunk.text)
+        if chunk.text:
+            await self._job.into.send(chunk.text)

@@ -1,0 +1,362 @@
+"""The client role: finds an authorised router, signs what it asks for and consents to, and checks what comes back.
+
+A task keeps its id when it goes to a second router, so it can be done twice but never paid twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, Literal
+
+import trio
+
+from cactus_mesh.answer import Answer, Ask, Job, Result, Stream
+from cactus_mesh.clock import wall_clock
+from cactus_mesh.concurrency import open_service_nursery
+from cactus_mesh.core.delegation import open_chain
+from cactus_mesh.core.requests import SETTLE_MARGIN_SECONDS, Contract
+from cactus_mesh.core.settlement import SettlementClaim, TaskConsent
+from cactus_mesh.core.verification import Witnessed, failed_checks
+from cactus_mesh.directory import role_key
+from cactus_mesh.errors import (
+    BadParameters,
+    Busy,
+    DeadlinePassed,
+    Draining,
+    LedgerDown,
+    MeshError,
+    NoRouter,
+    PriceOverBudget,
+    ProtocolViolation,
+    ReceiptRejected,
+    RouterNotAuthorised,
+    UnreachableError,
+)
+from cactus_mesh.identity import address, peer_id, public_key_of
+from cactus_mesh.messages import (
+    MAX_PROMPT_CHARACTERS,
+    MAX_TOKENS,
+    MAX_VALIDITY_MS,
+    Chat,
+    ChatMessage,
+    Done,
+    Generate,
+    Order,
+    Receipt,
+    Sampling,
+    TaskRequest,
+    Verdict,
+    decode_item,
+    seal,
+    unseal,
+)
+from cactus_mesh.router import SUBMIT_METHOD
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from cactus_mesh.clock import Clock
+    from cactus_mesh.config import ClientConfig
+    from cactus_mesh.core.pricing import Split
+    from cactus_mesh.identity import Identity, PeerId, PublicKey
+    from cactus_mesh.messages import Sealed, Work
+    from cactus_mesh.ports import Ledger, Network
+
+TASKS_AT_ONCE: Final = 256
+"""Of one client; more wait their turn."""
+ROUTERS_TRIED: Final = 4
+ROUTERS_KNOWN_MS: Final = 30_000
+DIAL_SECONDS: Final = 10.0
+DEADLINE_GRACE_SECONDS: Final = 5.0
+"""Beyond the deadline, for the router's own word on it to arrive."""
+PAID_POLL_SECONDS: Final = 0.25
+_ROLES: Final[dict[str, Literal["assistant", "system", "user"]]] = {
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+
+
+@asynccontextmanager
+async def open_client_role(
+    identity: Identity, network: Network, ledger: Ledger, config: ClientConfig, clock: Clock = wall_clock
+) -> AsyncIterator[Client]:
+    """A client on an open network and ledger.  Leaving the block cancels its tasks."""
+    async with open_service_nursery() as nursery:
+        yield Client(identity, network, ledger, config, nursery, clock)
+
+
+class Client:
+    """Asks the mesh.  Every task is checked when it ends; a receipt that does not hold is a `ReceiptRejected`."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        network: Network,
+        ledger: Ledger,
+        config: ClientConfig,
+        nursery: trio.Nursery,
+        clock: Clock,
+    ) -> None:
+        self.identity = identity
+        self.network = network
+        self.ledger = ledger
+        self._config = config
+        self._nursery = nursery
+        self._clock = clock
+        self._contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
+        self._turns = trio.Semaphore(TASKS_AT_ONCE)
+        self._routers: list[PublicKey] = []
+        self._routers_as_of_ms = -ROUTERS_KNOWN_MS
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        model: str,
+        model_digest: bytes | None = None,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop: Sequence[str] = (),
+        max_price: int | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Answer:
+        """Continue *prompt*.  *max_price* in octas.  Raises `BadParameters` for what no router would take."""
+        work = Generate(_short_enough(prompt))
+        sampling = self._sampling(max_tokens, temperature, top_p, top_k, stop)
+        return self._start(model, model_digest, work, sampling, max_price, deadline_seconds)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        model: str,
+        model_digest: bytes | None = None,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop: Sequence[str] = (),
+        max_price: int | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Answer:
+        """Answer *messages* (``{"role": "user", "content": "…"}``) in the model's chat template."""
+        sampling = self._sampling(max_tokens, temperature, top_p, top_k, stop)
+        return self._start(model, model_digest, _conversation(messages), sampling, max_price, deadline_seconds)
+
+    async def paid(self, result: Result) -> Split:
+        """Wait until the ledger has settled *result*, and tell where the money went.  Deadlines are the caller's."""
+        while True:
+            task = await self.ledger.task(self.identity.address, result.task_id)
+            if task is not None and task.split is not None:
+                return task.split
+            await trio.sleep(PAID_POLL_SECONDS)
+
+    # --- one task ------------------------------------------------------------------------------------------------
+
+    def _sampling(
+        self, max_tokens: int | None, temperature: float, top_p: float, top_k: int, stop: Sequence[str]
+    ) -> Sampling:
+        wanted = self._config.max_tokens if max_tokens is None else max_tokens
+        in_bounds = {
+            f"max_tokens must be 1 to {MAX_TOKENS}": 1 <= wanted <= MAX_TOKENS,
+            "temperature must be 0 to 5": 0 <= temperature <= 5,
+            "top_p must be above 0, at most 1": 0 < top_p <= 1,
+            "top_k must be 0 (off) or more": 0 <= top_k <= 1_000_000,
+            "stop takes at most 8 strings of 1 to 200 characters": len(stop) <= 8
+            and all(1 <= len(each) <= 200 for each in stop),
+        }
+        for rule, holds in in_bounds.items():
+            if not holds:
+                raise BadParameters(rule)
+        return Sampling(
+            max_tokens=wanted,
+            temperature_milli=round(temperature * 1_000),
+            top_p_milli=max(1, round(top_p * 1_000)),
+            top_k=top_k,
+            stop=list(stop),
+        )
+
+    def _start(
+        self,
+        model: str,
+        model_digest: bytes | None,
+        work: Work,
+        sampling: Sampling,
+        max_price: int | None,
+        deadline_seconds: float | None,
+    ) -> Answer:
+        price = self._config.max_price if max_price is None else max_price
+        seconds = self._config.deadline_seconds if deadline_seconds is None else deadline_seconds
+        if not 0 < seconds * 1_000 < MAX_VALIDITY_MS:
+            raise BadParameters(f"a deadline is at most {MAX_VALIDITY_MS // 1_000} s away")
+        if not 0 <= price < 2**63:
+            raise PriceOverBudget("a maximum price is a number of octas, 0 or more")
+        if not 1 <= len(model) <= 200:
+            raise BadParameters("a model's name has 1 to 200 characters")
+        deadline_ms = self._clock() + int(seconds * 1_000)
+        ask = Ask(secrets.token_bytes(16), model, model_digest, work, sampling, price, deadline_ms)
+        job = Job()
+        self._nursery.start_soon(self._work, ask, job, seconds + DEADLINE_GRACE_SECONDS)
+        return Answer(job)
+
+    async def _work(self, ask: Ask, job: Job, patience_seconds: float) -> None:
+        with job.into, job.scope:
+            try:
+                with trio.fail_after(patience_seconds):
+                    async with self._turns:
+                        job.result = await self._ask_routers(ask, job)
+            except MeshError as error:
+                job.error = error
+            except trio.TooSlowError:
+                job.error = DeadlinePassed("no answer came by the deadline; ask again with a later one")
+
+    async def _ask_routers(self, ask: Ask, job: Job) -> Result:
+        failed: MeshError | None = None
+        for router in (await self._find_routers())[:ROUTERS_TRIED]:
+            stream = Stream(ask, job)
+            try:
+                return await self._ask_router(router, ask, stream)
+            except (UnreachableError, Draining, Busy, LedgerDown, RouterNotAuthorised) as error:
+                self._routers_as_of_ms = -ROUTERS_KNOWN_MS  # look again next time
+                if stream.token_ids:
+                    raise
+                failed = error
+        assert failed is not None, "there is at least one router"
+        raise failed
+
+    async def _ask_router(self, router: PublicKey, ask: Ask, stream: Stream) -> Result:
+        request = self._request(ask, router)
+        async with self.network.call(peer_id(router), SUBMIT_METHOD, request.raw) as reply:
+            async for raw in reply:
+                done = await stream.take(decode_item(raw))
+                if done is not None:
+                    return self._check(request, done, stream)
+        raise ProtocolViolation(f"router {peer_id(router)} ended the task without a receipt; ask again")
+
+    def _request(self, ask: Ask, router: PublicKey) -> Sealed[TaskRequest]:
+        now_ms = self._clock()
+        consent = TaskConsent(
+            chain_id=self._contract.chain_id,
+            contract=self._contract.address,
+            client=self.identity.address,
+            router=address(router),
+            task_id=ask.task_id,
+            nonce=secrets.randbits(63),
+            max_price=ask.max_price,
+            expires_at=ask.deadline_ms // 1_000 + 2 * SETTLE_MARGIN_SECONDS,
+        ).to_bcs()
+        body = TaskRequest(
+            task_id=ask.task_id,
+            nonce=secrets.token_bytes(16),
+            model=ask.model,
+            model_digest=ask.model_digest,
+            work=ask.work,
+            sampling=ask.sampling,
+            max_price=ask.max_price,
+            deadline_ms=ask.deadline_ms,
+            consent=consent,
+            consent_signature=self.identity.sign(consent),
+        )
+        valid_ms = max(1, ask.deadline_ms - now_ms)
+        return seal(body, self.identity, now_ms=now_ms, valid_ms=valid_ms, recipient=router)
+
+    def _check(self, request: Sealed[TaskRequest], done: Done, stream: Stream) -> Result:
+        """Trust nobody: the same checks as the router's, on what this client itself has seen."""
+        router = request.recipient
+        assert router is not None, "a request names its router"
+        chain = open_chain(Order(request.raw, done.assignment, done.delegations), self._contract, now_ms=None)
+        receipt = unseal(done.receipt, Receipt, now_ms=None)
+        text = "".join(stream.text)
+        failed = failed_checks(receipt, chain, self._contract, Witnessed(stream.token_ids, text, None))
+        if done.verdict is None:
+            raise ReceiptRejected("the router sent no verdict on the receipt; ask another router")
+        verdict = unseal(done.verdict, Verdict, now_ms=None, sender=router)
+        if failed or verdict.body.result != "pass" or verdict.body.receipt_hash != receipt.digest:
+            why = ", ".join(failed) or "the router's verdict"
+            raise ReceiptRejected(f"the receipt for this answer does not hold ({why}); do not rely on its text")
+        return Result(
+            task_id=request.body.task_id,
+            text=text,
+            token_ids=tuple(stream.token_ids),
+            prompt_tokens=receipt.body.prompt_tokens,
+            finish=receipt.body.finish,
+            router=peer_id(router),
+            orchestrator=peer_id(chain.liable),
+            delegate=peer_id(chain.worker) if chain.delegations else None,
+            price=SettlementClaim.from_bcs(receipt.body.claim).price,
+            receipt=receipt,
+            verdict=verdict,
+        )
+
+    # --- routers -------------------------------------------------------------------------------------------------
+
+    async def _find_routers(self) -> list[PublicKey]:
+        """Authorised routers that can be reached, nearest first.  Raises why there is none."""
+        if self._clock() - self._routers_as_of_ms < ROUTERS_KNOWN_MS and self._routers:
+            return self._routers
+        unauthorised: list[PeerId] = []
+        found: list[PublicKey] = []
+        for router in await self._reachable_routers():
+            standing = await self.ledger.server(address(router))
+            if standing is not None and standing.authorised(self._clock() / 1_000):
+                found.append(router)
+            else:
+                unauthorised.append(peer_id(router))
+        if not found and unauthorised:
+            raise RouterNotAuthorised(
+                f"router {unauthorised[0]} is not authorised on the ledger; wait for its operator to have it "
+                "authorised, or join through another bootstrap peer"
+            )
+        if not found:
+            raise NoRouter(self._why_no_router())
+        self._routers, self._routers_as_of_ms = found, self._clock()
+        return found
+
+    def _why_no_router(self) -> str:
+        connected = len(self.network.peers())
+        if not connected:
+            return (
+                "not connected to any peer; check the --bootstrap address, that the bootstrap peer runs, "
+                "and that its network name and ledger are the same as here"
+            )
+        return (
+            f"connected to {connected} peers, but none of them is or knows a router; "
+            "start one with: cactus-mesh run --role router"
+        )
+
+    async def _reachable_routers(self) -> list[PublicKey]:
+        connected = {peer.public_key: peer.rtt_ms for peer in self.network.peers() if "router" in peer.roles}
+        if not connected:
+            for found in (await self.network.providers(role_key("router")))[: 2 * ROUTERS_TRIED]:
+                with contextlib.suppress(MeshError, trio.TooSlowError, ValueError):
+                    key = public_key_of(found)
+                    with trio.fail_after(DIAL_SECONDS):
+                        connected[key] = (await self.network.connect(found)).rtt_ms
+        return sorted(connected, key=lambda router: connected[router] or 0.0)
+
+
+def _short_enough(text: str) -> str:
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise BadParameters(f"a prompt has at most {MAX_PROMPT_CHARACTERS} characters, this one {len(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadParameters("the prompt is not valid text: it holds half of a surrogate pair") from None
+    return text
+
+
+def _conversation(messages: Sequence[Mapping[str, str]]) -> Chat:
+    turns: list[ChatMessage] = []
+    for message in messages:
+        role = _ROLES.get(message.get("role", ""))
+        if role is None:
+            raise BadParameters(f"a message's role is one of {', '.join(_ROLES)}, not {message.get('role')!r}")
+        turns.append(ChatMessage(role, _short_enough(message.get("content", ""))))
+    if not 1 <= len(turns) <= 256:
+        raise BadParameters("a conversation has 1 to 256 messages")
+    return Chat(turns)

@@ -1,0 +1,328 @@
+"""The orchestrator role: takes orders, runs them on its engine or delegates them, and signs for the result.
+
+The I/O around `core.serving`, `core.delegation` and `core.receipts`.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cactus_mesh.clock import wall_clock
+from cactus_mesh.concurrency import open_batches
+from cactus_mesh.core.delegation import open_chain
+from cactus_mesh.core.matching import Need
+from cactus_mesh.core.receipts import Work, pack_logprobs, receipt_for, receipt_over
+from cactus_mesh.core.requests import Contract
+from cactus_mesh.core.serving import DELEGATE_DEADLINE_MS, Slots, refuse_unfit
+from cactus_mesh.core.verification import failed_checks
+from cactus_mesh.dispatch import RUN_METHOD, Evidence, Placed
+from cactus_mesh.errors import Busy, DeadlinePassed, Draining, EngineFailed, MeshError
+from cactus_mesh.identity import address
+from cactus_mesh.messages import (
+    MAX_VALIDITY_MS,
+    Acceptance,
+    Accepted,
+    Chat,
+    Chunk,
+    Delegation,
+    Done,
+    ModelOffer,
+    Order,
+    PriceTerms,
+    Receipt,
+    decode_order,
+    encode_unsigned,
+    seal,
+    seed_of,
+    unseal,
+)
+from cactus_mesh.ports import EngineFinish, EngineTokens
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from cactus_mesh.clock import Clock
+    from cactus_mesh.config import PriceConfig
+    from cactus_mesh.core.delegation import Chain
+    from cactus_mesh.core.matching import Candidate
+    from cactus_mesh.core.routing import Record
+    from cactus_mesh.core.serving import Load, ServingPolicy
+    from cactus_mesh.core.verification import Witnessed
+    from cactus_mesh.dispatch import Dispatcher
+    from cactus_mesh.identity import Identity, PublicKey
+    from cactus_mesh.messages import B, Sealed
+    from cactus_mesh.ports import Call, Engine, EngineEvent, EngineModel, Ledger, Network
+
+COALESCE_SECONDS: Final = 0.025
+"""Tokens of one task go out together at most this often: nobody reads faster, and each send costs two hops."""
+DELEGATES: Final = 3
+EVIDENCE_VALID_MS: Final = MAX_VALIDITY_MS
+WAITING_CALLS: Final = 64
+"""Calls beyond the slots that may be told "busy" at once."""
+DRAIN_SECONDS: Final = 10.0
+
+log = logging.getLogger(__name__)
+
+
+def offers_of(engine: Engine, price: PriceConfig) -> list[ModelOffer]:
+    """What an orchestrator with this engine and these prices advertises."""
+    return [_offer(model, price) for model in engine.models]
+
+
+def _offer(model: EngineModel, price: PriceConfig) -> ModelOffer:
+    return ModelOffer(
+        name=model.name,
+        digest=model.digest,
+        dtype=model.dtype,
+        context_tokens=model.context_tokens,
+        kinds=list(model.kinds),
+        shape=model.shape,
+        price=PriceTerms(price.base, price.input_per_1k, price.output_per_1k),
+    )
+
+
+@asynccontextmanager
+async def open_orchestrator(
+    identity: Identity,
+    network: Network,
+    ledger: Ledger,
+    engine: Engine,
+    dispatcher: Dispatcher,
+    *,
+    offers: Sequence[ModelOffer],
+    policy: ServingPolicy,
+    load_changed: Callable[[], None],
+    clock: Clock = wall_clock,
+) -> AsyncIterator[Orchestrator]:
+    """Serve routers.  Leaving the block refuses new orders and lets running ones end for a while.
+
+    *load_changed* is called whenever a slot is taken or freed.
+    """
+    slots = Slots(engine.slots, policy)
+    orchestrator = Orchestrator(identity, ledger, engine, dispatcher, offers, policy, slots, load_changed, clock)
+    network.serve(RUN_METHOD, orchestrator._run, at_once=slots.load.slots + WAITING_CALLS)
+    try:
+        yield orchestrator
+    finally:
+        slots.drain()
+        with trio.CancelScope(shield=True), trio.move_on_after(DRAIN_SECONDS):
+            await orchestrator._until_idle()
+        orchestrator._stop()
+        with trio.CancelScope(shield=True), trio.move_on_after(1):
+            await orchestrator._until_idle()
+
+
+class Orchestrator:
+    def __init__(
+        self,
+        identity: Identity,
+        ledger: Ledger,
+        engine: Engine,
+        dispatcher: Dispatcher,
+        offers: Sequence[ModelOffer],
+        policy: ServingPolicy,
+        slots: Slots,
+        load_changed: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        self.identity = identity
+        self.contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
+        self.clock = clock
+        self.policy = policy
+        self._ledger = ledger
+        self._engine = engine
+        self._dispatcher = dispatcher
+        self._offers = list(offers)
+        self._slots = slots
+        self._load_changed = load_changed
+        self._scopes: set[trio.CancelScope] = set()
+        self._one_less = trio.Event()
+        self._stopping = False
+        self.served = 0
+        """Tasks done since the start."""
+
+    @property
+    def load(self) -> Load:
+        return self._slots.load
+
+    async def _run(self, call: Call) -> None:
+        """``task.run``: an `Order` in; `Accepted`, `Chunk`s and one `Done` out."""
+        now_ms = self.clock()
+        order = decode_order(call.payload)
+        chain = open_chain(order, self.contract, now_ms=now_ms, giver=call.public_key, worker=self.identity.public_key)
+        router = await self._ledger.server(address(chain.router))
+        refuse_unfit(chain, self._offers, router, self.policy, now_ms=now_ms)
+        with self._in_slot(chain) as place, self._until_deadline(chain):
+            acceptance = Acceptance(chain.request.consent.task_id, chain.order_hash)
+            await call.send(encode_unsigned(Accepted(self.seal(acceptance, chain.giver).raw)))
+            if place == "engine":
+                await self._work(call, order, chain)
+            else:
+                await self._delegate(call, order, chain)
+            self.served += 1
+
+    @contextmanager
+    def _in_slot(self, chain: Chain) -> Iterator[str]:
+        place = self._slots.take(chain, now_ms=self.clock())
+        self._load_changed()
+        try:
+            yield place
+        finally:
+            self._slots.release(chain)
+            self._load_changed()
+
+    @contextmanager
+    def _until_deadline(self, chain: Chain) -> Iterator[None]:
+        seconds = max(0.0, (chain.done_by_ms - self.clock()) / 1_000)
+        with trio.move_on_after(seconds) as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+                self._one_less.set()
+        if scope.cancelled_caught and self._stopping:
+            raise Draining("this orchestrator shut down before the task was done; ask another one")
+        if scope.cancelled_caught:
+            raise DeadlinePassed("the work was not done by its deadline; ask again with a later one")
+
+    def seal(self, body: B, recipient: PublicKey) -> Sealed[B]:
+        return seal(body, self.identity, now_ms=self.clock(), valid_ms=EVIDENCE_VALID_MS, recipient=recipient)
+
+    # --- on the engine -----------------------------------------------------------------------------------------------
+
+    async def _work(self, call: Call, order: Order, chain: Chain) -> None:
+        request, assignment = chain.request.sealed.body, chain.assignment.body
+        seed = seed_of(request.nonce, assignment.router_nonce, request.task_id)
+        offer = assignment.offer
+        async with self._engine.generate(offer.digest, request.work, request.sampling, seed) as events:
+            made = await self._stream(call, request.task_id, events)
+        receipt = receipt_for(chain, self.contract, made, self.identity)
+        await self._send_receipt(call, order, chain, receipt)
+
+    async def _stream(self, call: Call, task_id: bytes, events: AsyncIterator[EngineEvent]) -> Work:
+        """Pass on tokens as they are made, coalesced in time, and keep what the receipt needs."""
+        token_ids: list[int] = []
+        logprobs: list[float] = []
+        text: list[str] = []
+        finish: EngineFinish | None = None
+        async with open_batches(events, COALESCE_SECONDS) as batches:
+            async for batch in batches:
+                start, before = len(token_ids), len(text)
+                for event in batch:
+                    if isinstance(event, EngineTokens):
+                        token_ids += event.token_ids
+                        logprobs += event.logprobs
+                        text.append(event.text)
+                    else:
+                        finish = event
+                if len(token_ids) > start:
+                    chunk = Chunk(task_id, start, token_ids[start:], "".join(text[before:]))
+                    await call.send(encode_unsigned(chunk))
+        if finish is None:
+            raise EngineFailed("the engine ended without saying how; the orchestrator's log has more")
+        return Work(
+            token_ids=token_ids,
+            logprobs=pack_logprobs(logprobs),
+            text="".join(text),
+            finish=finish.finish,
+            prompt_tokens=finish.prompt_tokens,
+            compute_ms=finish.compute_ms,
+            engine=self._engine.name,
+        )
+
+    async def _send_receipt(self, call: Call, order: Order, chain: Chain, receipt: Receipt) -> None:
+        sealed = self.seal(receipt, chain.giver)
+        await call.send(encode_unsigned(Done(order.assignment, order.delegations, sealed.raw, None)))
+
+    # --- at a delegate -----------------------------------------------------------------------------------------------
+
+    async def _delegate(self, call: Call, order: Order, chain: Chain) -> None:
+        request = chain.request.sealed.body
+        need = Need(
+            model=request.model,
+            model_digest=chain.assignment.body.offer.digest,
+            kind="chat" if isinstance(request.work, Chat) else "generate",
+            prompt_tokens=1,
+            max_tokens=request.sampling.max_tokens,
+            max_price=chain.max_price,
+            without=frozenset({self.identity.public_key, chain.giver, chain.liable, chain.request.client}),
+        )
+        try:
+            candidates = self._dispatcher.directory.rank(need, limit=DELEGATES)
+        except MeshError as error:
+            raise Busy(f"this orchestrator is full and nobody can take the task for it ({error.code})") from None
+        evidence = await self._dispatcher.dispatch(_Delegated(self, call, order, chain), candidates)
+        receipt = receipt_over(evidence.receipt, chain.order_hash, self.identity)
+        await self._send_receipt(
+            call, Order(order.request, order.assignment, evidence.done.delegations), chain, receipt
+        )
+
+    # --- shutting down -----------------------------------------------------------------------------------------------
+
+    async def _until_idle(self) -> None:
+        while self._scopes:
+            self._one_less = trio.Event()
+            await self._one_less.wait()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for scope in self._scopes:
+            scope.cancel()
+
+
+class _Delegated:
+    """A task handed on, as a `dispatch.Plan`."""
+
+    def __init__(self, orchestrator: Orchestrator, call: Call, order: Order, chain: Chain) -> None:
+        request = chain.request.sealed.body
+        self.task_id = request.task_id
+        self.max_tokens = request.sampling.max_tokens
+        self.deadline_ms = chain.done_by_ms - DELEGATE_DEADLINE_MS
+        self._orchestrator = orchestrator
+        self._call = call
+        self._order = order
+        self._chain = chain
+        self._link: Sealed[Delegation] | None = None
+
+    def place(self, candidate: Candidate, attempt: int) -> Placed:
+        policy = self._orchestrator.policy
+        delegation = Delegation(
+            task_id=self.task_id,
+            parent_hash=self._chain.order_hash,
+            depth=len(self._chain.delegations) + 1,
+            max_price=self._chain.max_price,
+            share_bps=min(self._chain.share_bps, policy.delegate_share_bps),
+            done_by_ms=self.deadline_ms,
+        )
+        self._link = self._orchestrator.seal(delegation, candidate.orchestrator)
+        chain = [*self._order.delegations, self._link.raw]
+        return Placed(Order(self._order.request, self._order.assignment, chain), self._link.digest)
+
+    def examine(self, candidate: Candidate, done: Done, seen: Witnessed) -> Evidence:
+        assert self._link is not None, "what is examined was placed"
+        contract = self._orchestrator.contract
+        ours = [*self._order.delegations, self._link.raw]
+        deeper = done.delegations[len(ours) :]
+        order = Order(self._order.request, self._order.assignment, [*ours, *deeper])
+        chain = open_chain(order, contract, now_ms=None)
+        receipt = unseal(done.receipt, Receipt, now_ms=self._orchestrator.clock(), sender=candidate.orchestrator)
+        return Evidence(
+            Done(order.assignment, order.delegations, done.receipt, None),
+            chain,
+            receipt,
+            failed_checks(receipt, chain, contract, seen, below=len(ours)),
+        )
+
+    async def progress(self, candidate: Candidate, attempt: int) -> None:
+        log.info("delegated", extra={"task": self.task_id.hex(), "attempt": attempt})
+
+    async def forward(self, chunk: Chunk) -> None:
+        await self._call.send(encode_unsigned(chunk))
+
+    def record(self, report: Record, evidence: Evidence | None) -> None:
+        log.info("a delegate's task ended", extra={"task": self.task_id.hex(), "result": report.result})

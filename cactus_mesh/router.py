@@ -1,0 +1,410 @@
+"""The router role: takes clients' tasks, has the best orchestrator do them, verifies, settles and tells the others.
+
+The I/O around `core.requests`, `core.matching`, `core.routing` and `core.verification`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cactus_mesh.clock import wall_clock
+from cactus_mesh.concurrency import open_service_nursery
+from cactus_mesh.core.budgets import Promised
+from cactus_mesh.core.delegation import open_chain
+from cactus_mesh.core.matching import Need
+from cactus_mesh.core.pricing import PPM
+from cactus_mesh.core.requests import Contract, open_request
+from cactus_mesh.core.settlement import Settlement, SettlementClaim
+from cactus_mesh.core.verification import failed_checks, verdict_on
+from cactus_mesh.directory import outcomes_topic
+from cactus_mesh.dispatch import Dispatcher, Evidence, Placed
+from cactus_mesh.errors import (
+    Cancelled,
+    Draining,
+    DuplicateTask,
+    LedgerDown,
+    LedgerError,
+    MeshError,
+    NoFunds,
+    RouterNotAuthorised,
+)
+from cactus_mesh.identity import address
+from cactus_mesh.messages import (
+    MAX_VALIDITY_MS,
+    Assignment,
+    Cancel,
+    Chat,
+    Done,
+    Order,
+    Outcome,
+    Progress,
+    Receipt,
+    ReplayCache,
+    encode_unsigned,
+    seal,
+    unseal,
+)
+from cactus_mesh.ports import EscrowOrder
+from cactus_mesh.settling import Failed, Finished, open_settler
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from cactus_mesh.clock import Clock
+    from cactus_mesh.config import RouterConfig
+    from cactus_mesh.core.matching import Candidate
+    from cactus_mesh.core.requests import OpenRequest
+    from cactus_mesh.core.routing import Patience, Record
+    from cactus_mesh.core.verification import Witnessed
+    from cactus_mesh.directory import Directory
+    from cactus_mesh.identity import Identity, PublicKey
+    from cactus_mesh.messages import B, Chunk, Sealed
+    from cactus_mesh.ports import Call, Ledger, Network, Settled
+    from cactus_mesh.settling import Settler
+
+SUBMIT_METHOD: Final = "task.submit"
+CANCEL_METHOD: Final = "task.cancel"
+CANDIDATES: Final = 5
+EVIDENCE_VALID_MS: Final = MAX_VALIDITY_MS
+OUTCOME_VALID_MS: Final = 120_000
+ESCROW_ACCEPT_SECONDS: Final = 60
+OUTCOMES_PER_SECOND: Final = 5
+"""What a router gossips at most: every peer of the topic pays 6-12 ms for each.  Its own memory keeps all of them."""
+DRAIN_SECONDS: Final = 10.0
+"""How long running tasks may still take when the node shuts down."""
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_router(
+    identity: Identity,
+    network: Network,
+    ledger: Ledger,
+    directory: Directory,
+    *,
+    name: str,
+    config: RouterConfig,
+    patience: Patience,
+    clock: Clock = wall_clock,
+) -> AsyncIterator[Router]:
+    """Serve clients.  Leaving the block refuses new tasks, lets running ones end for a while, and settles."""
+    async with open_settler(identity, ledger, config) as settler, open_service_nursery() as nursery:
+        dispatcher = Dispatcher(network, directory, clock, patience)
+        router = Router(identity, network, ledger, settler, dispatcher, name, config)
+        nursery.start_soon(router._gossip)
+        network.serve(SUBMIT_METHOD, router._submit, at_once=config.tasks_at_once)
+        network.serve(CANCEL_METHOD, router._cancel, at_once=config.tasks_at_once)
+        try:
+            yield router
+        finally:
+            with trio.CancelScope(shield=True):
+                await router._drain()
+
+
+class Router:
+    def __init__(
+        self,
+        identity: Identity,
+        network: Network,
+        ledger: Ledger,
+        settler: Settler,
+        dispatcher: Dispatcher,
+        name: str,
+        config: RouterConfig,
+    ) -> None:
+        self.identity = identity
+        self.contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
+        self.clock = dispatcher.clock
+        self.directory = dispatcher.directory
+        self._network = network
+        self._ledger = ledger
+        self._settler = settler
+        self._dispatcher = dispatcher
+        self._topic = outcomes_topic(name)
+        self.escrow_above = config.escrow_above
+        self._replays = ReplayCache()
+        self._promised = Promised()
+        self._running: dict[tuple[PublicKey, bytes], _Running] = {}
+        self._draining = False
+        self._one_less = trio.Event()
+        self._outcomes, self._to_publish = trio.open_memory_channel[bytes](OUTCOMES_PER_SECOND)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def unsettled(self) -> int:
+        return self._settler.waiting
+
+    # --- calls ---------------------------------------------------------------------------------------------------
+
+    async def _submit(self, call: Call) -> None:
+        """``task.submit``: a sealed `TaskRequest` in; `Progress`, `Chunk`s and one `Done` out."""
+        now_ms = self.clock()
+        opened = open_request(
+            call.payload, self.contract, router=self.identity.public_key, now_ms=now_ms, sender=call.public_key
+        )
+        self._replays.admit(opened.sealed, now_ms)
+        if self._draining:
+            raise Draining("this router is shutting down; use another one")
+        self._settler.refuse_when_full()
+        await self._refuse_unauthorised()
+        candidates = self.directory.rank(need_of(opened), limit=CANDIDATES)
+        await self._promise(opened)
+        with self._entered(opened) as running:
+            with running.scope:
+                await self._serve(call, opened, candidates, running)
+            if running.scope.cancelled_caught:
+                raise running.why_cancelled or Cancelled("the task was cancelled")
+
+    async def _refuse_unauthorised(self) -> None:
+        mine = await self._ledger.server(self.identity.address)
+        if mine is None or not mine.authorised(self.clock() / 1_000):
+            raise RouterNotAuthorised(
+                f"router {self.identity.peer_id} is not authorised on the ledger, so nobody would take its orders; "
+                "use another router, or have the contract's administrator authorise this one"
+            )
+
+    async def _promise(self, opened: OpenRequest) -> None:
+        account = await self._ledger.client(opened.consent.client)
+        if account is None:
+            raise NoFunds(
+                f"account {opened.consent.client} has no deposit with the contract; "
+                f"make one with: cactus-mesh deposit {opened.consent.max_price}"
+            )
+        self._promised.promise(opened.consent.client, opened.consent.max_price, account.deposit)
+
+    @contextmanager
+    def _entered(self, opened: OpenRequest) -> Iterator[_Running]:
+        """The task is under way.  What was promised for it is released at its end, unless it goes on to be settled."""
+        key = opened.client, opened.consent.task_id
+        running = _Running()
+        try:
+            if key in self._running:
+                raise DuplicateTask("this task is running already; give every task its own id")
+            self._running[key] = running
+            yield running
+        finally:
+            if self._running.get(key) is running:
+                del self._running[key]
+                self._one_less.set()
+            if running.escrowed and not running.handed_over:
+                self._settler.put(Failed(opened.consent.client, opened.consent.task_id, partial(self._release, opened)))
+            elif not running.handed_over:
+                self._release(opened)
+
+    def _release(self, opened: OpenRequest) -> None:
+        self._promised.release(opened.consent.client, opened.consent.max_price)
+
+    async def _serve(self, call: Call, opened: OpenRequest, candidates: list[Candidate], running: _Running) -> None:
+        async with open_service_nursery() as nursery:
+            task = _Task(self, call, opened, running, nursery)
+            evidence = await self._dispatcher.dispatch(task, candidates)
+            await task.in_escrow()
+            self._hand_over(opened, evidence, running)
+        verdict = self._seal(verdict_on(evidence.receipt, evidence.failed_checks), opened.client)
+        done = evidence.done
+        await call.send(encode_unsigned(Done(done.assignment, done.delegations, done.receipt, verdict.raw)))
+
+    def _hand_over(self, opened: OpenRequest, evidence: Evidence, running: _Running) -> None:
+        """Give a verified task to the settler."""
+        receipt = evidence.receipt.body
+        settlement = Settlement(
+            consent=opened.consent,
+            consent_signature=opened.sealed.body.consent_signature,
+            claim=SettlementClaim.from_bcs(receipt.claim),
+            claim_signature=receipt.claim_signature,
+            quality_ppm=PPM,
+        )
+        self._settler.put(Finished(settlement, running.escrowed, partial(self._settled, opened)))
+        running.handed_over = True
+
+    def _settled(self, opened: OpenRequest, result: Settled | None) -> None:
+        self._release(opened)
+        paid = result.split.paid if result is not None and result.split is not None else 0
+        log.info("settled", extra={"task": opened.consent.task_id.hex(), "paid_octas": paid})
+
+    async def put_in_escrow(self, opened: OpenRequest, orchestrator: PublicKey, running: _Running) -> None:
+        """Have the ledger hold the task's price.  Whatever came of an attempt that got no answer is refunded later."""
+        order = EscrowOrder(
+            consent=opened.consent,
+            consent_signature=opened.sealed.body.consent_signature,
+            orchestrator=address(orchestrator),
+            accept_by=self.clock() // 1_000 + ESCROW_ACCEPT_SECONDS,
+            done_by=-(-opened.sealed.body.deadline_ms // 1_000),
+        )
+        try:
+            with trio.CancelScope(shield=True):
+                running.escrowed = True
+                await self._ledger.create_task(self.identity, order)
+        except LedgerDown as error:
+            running.cancel(error)
+        except LedgerError as error:
+            running.escrowed = False
+            running.cancel(error)
+
+    async def _cancel(self, call: Call) -> None:
+        """``task.cancel``: a sealed `Cancel` from the task's own client in; nothing out."""
+        now_ms = self.clock()
+        message = unseal(
+            call.payload, Cancel, now_ms=now_ms, sender=call.public_key, recipient=self.identity.public_key
+        )
+        self._replays.admit(message, now_ms)
+        running = self._running.get((message.sender, message.body.task_id))
+        if running is not None:
+            running.cancel(Cancelled("the client cancelled this task"))
+        await call.send(b"")
+
+    def _seal(self, body: B, recipient: PublicKey) -> Sealed[B]:
+        return seal(body, self.identity, now_ms=self.clock(), valid_ms=EVIDENCE_VALID_MS, recipient=recipient)
+
+    # --- what others hear ------------------------------------------------------------------------------------------
+
+    def note(self, outcome: Outcome) -> None:
+        """Remember an outcome, and gossip it unless many others wait already."""
+        self.directory.fold(outcome, self.identity.public_key)
+        sealed = seal(outcome, self.identity, now_ms=self.clock(), valid_ms=OUTCOME_VALID_MS)
+        with contextlib.suppress(trio.WouldBlock):
+            self._outcomes.send_nowait(sealed.raw)
+
+    async def _gossip(self) -> None:
+        async for raw in self._to_publish:
+            try:
+                await self._network.publish(self._topic, raw)
+            except MeshError as error:
+                log.info("an outcome was not gossiped", extra={"code": error.code})
+            await trio.sleep(1 / OUTCOMES_PER_SECOND)
+
+    async def _drain(self) -> None:
+        """Take no new task; let the running ones end, and stop those that take too long."""
+        self._draining = True
+        with trio.move_on_after(DRAIN_SECONDS):
+            await self._until_idle()
+        for running in self._running.values():
+            running.cancel(Draining("this router shut down before the task was done; ask again"))
+        with trio.move_on_after(1):
+            await self._until_idle()
+
+    async def _until_idle(self) -> None:
+        while self._running:
+            self._one_less = trio.Event()
+            await self._one_less.wait()
+
+
+class _Running:
+    """A task under way, and what has become of its money."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.why_cancelled: MeshError | None = None
+        self.escrowed = False
+        self.handed_over = False
+
+    def cancel(self, why: MeshError) -> None:
+        self.why_cancelled = why
+        self.scope.cancel()
+
+
+class _Task:
+    """One client's task as a `dispatch.Plan`."""
+
+    def __init__(
+        self, router: Router, call: Call, opened: OpenRequest, running: _Running, nursery: trio.Nursery
+    ) -> None:
+        request = opened.sealed.body
+        self.task_id = request.task_id
+        self.max_tokens = request.sampling.max_tokens
+        self.deadline_ms = request.deadline_ms
+        self._router = router
+        self._call = call
+        self._opened = opened
+        self._running = running
+        self._nursery = nursery
+        self._router_nonce = secrets.token_bytes(16)
+        self._placed: Placed | None = None
+        self._liable: PublicKey | None = None
+        self._escrow: trio.Event | None = None
+
+    def place(self, candidate: Candidate, attempt: int) -> Placed:
+        assignment = Assignment(
+            task_id=self.task_id,
+            request_hash=self._opened.sealed.digest,
+            router_nonce=self._router_nonce,
+            attempt=attempt,
+            offer=candidate.offer,
+            done_by_ms=self.deadline_ms,
+        )
+        sealed = self._router._seal(assignment, candidate.orchestrator)
+        self._placed = Placed(Order(self._opened.sealed.raw, sealed.raw), sealed.digest)
+        self._liable = candidate.orchestrator
+        return self._placed
+
+    def examine(self, candidate: Candidate, done: Done, seen: Witnessed) -> Evidence:
+        assert self._placed is not None, "what is examined was placed"
+        contract = self._router.contract
+        order = Order(self._placed.order.request, self._placed.order.assignment, done.delegations)
+        chain = open_chain(order, contract, now_ms=None)
+        receipt = unseal(done.receipt, Receipt, now_ms=self._router.clock(), sender=candidate.orchestrator)
+        ours = Done(order.assignment, done.delegations, done.receipt, None)
+        return Evidence(ours, chain, receipt, failed_checks(receipt, chain, contract, seen))
+
+    async def progress(self, candidate: Candidate, attempt: int) -> None:
+        await self._call.send(encode_unsigned(Progress(candidate.orchestrator, attempt)))
+
+    async def forward(self, chunk: Chunk) -> None:
+        if self._escrow is None and self._opened.consent.max_price > self._router.escrow_above:
+            self._escrow = trio.Event()
+            self._nursery.start_soon(self._put_in_escrow, self._escrow)
+        await self._call.send(encode_unsigned(chunk))
+
+    async def _put_in_escrow(self, ended: trio.Event) -> None:
+        assert self._liable is not None, "tokens come from whoever the task was placed with"
+        await self._router.put_in_escrow(self._opened, self._liable, self._running)
+        ended.set()
+
+    async def in_escrow(self) -> None:
+        """Wait until the ledger has answered, where it was asked."""
+        if self._escrow is not None:
+            await self._escrow.wait()
+            await trio.lowlevel.checkpoint()  # a refusal has cancelled this task
+
+    def record(self, report: Record, evidence: Evidence | None) -> None:
+        receipt = evidence.receipt.body if evidence is not None else None
+        claim = SettlementClaim.from_bcs(receipt.claim) if receipt and report.result == "completed" else None
+        delegated = evidence is not None and bool(evidence.chain.delegations)
+        self._router.note(
+            Outcome(
+                task_id=self.task_id,
+                orchestrator=report.candidate.orchestrator,
+                delegate=evidence.chain.worker if evidence is not None and delegated else None,
+                model_digest=report.candidate.offer.digest,
+                result=report.result,
+                complexity=claim.complexity if claim else 0,
+                compute_ms=claim.compute_ms if claim else 0,
+                first_token_ms=report.first_token_ms,
+            )
+        )
+
+
+def need_of(opened: OpenRequest) -> Need:
+    """What a request demands of an orchestrator."""
+    request = opened.sealed.body
+    is_chat = isinstance(request.work, Chat)
+    return Need(
+        model=request.model,
+        model_digest=request.model_digest,
+        kind="chat" if is_chat else "generate",
+        prompt_tokens=1,
+        max_tokens=request.sampling.max_tokens,
+        max_price=request.max_price,
+        without=frozenset({opened.client}),
+    )

@@ -1,0 +1,145 @@
+"""Brings finished tasks to the ledger: in batches beside the work, never on the token path, and again until it answers.
+
+Decides when to send, not what is right: the contract decides that.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import trio
+
+from cactus_mesh.concurrency import open_service_nursery
+from cactus_mesh.errors import LedgerDown, LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from cactus_mesh.config import RouterConfig
+    from cactus_mesh.core.settlement import Settlement
+    from cactus_mesh.identity import Address, Identity
+    from cactus_mesh.ports import Ledger, Settled
+
+MAX_UNSETTLED: Final = 10_000
+"""Finished tasks that wait for the ledger; beyond that a router takes no new ones, since it might not get them paid."""
+FIRST_RETRY_SECONDS: Final = 0.5
+LAST_RETRY_SECONDS: Final = 30.0
+GRACE_SECONDS: Final = 10.0
+"""How long a router that shuts down tries to settle what it has finished."""
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A task to settle.  *told* hears what became of it; None when the ledger refused it for good."""
+
+    settlement: Settlement
+    escrowed: bool
+    told: Callable[[Settled | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A task in escrow that came to nothing: its client gets the money back."""
+
+    client: Address
+    task_id: bytes
+    told: Callable[[], None]
+
+
+@asynccontextmanager
+async def open_settler(identity: Identity, ledger: Ledger, config: RouterConfig) -> AsyncIterator[Settler]:
+    """Leaving the block stops taking tasks and settles those that wait, for at most `GRACE_SECONDS`."""
+    settler = Settler(identity, ledger, config)
+    async with open_service_nursery() as nursery:
+        nursery.start_soon(settler._run)
+        try:
+            yield settler
+        finally:
+            settler._into.close()
+            with trio.CancelScope(shield=True), trio.move_on_after(GRACE_SECONDS):
+                await settler._ended.wait()
+            if settler.waiting:
+                log.error("the ledger did not settle every finished task in time", extra={"tasks": settler.waiting})
+
+
+class Settler:
+    """One router's queue to the ledger."""
+
+    def __init__(self, identity: Identity, ledger: Ledger, config: RouterConfig) -> None:
+        self._identity = identity
+        self._ledger = ledger
+        self._config = config
+        self._into, self._queue = trio.open_memory_channel[Finished | Failed](MAX_UNSETTLED)
+        self._ended = trio.Event()
+        self.waiting = 0
+        """Tasks that the ledger has not decided yet."""
+
+    def refuse_when_full(self) -> None:
+        """Raises `LedgerDown` when too many finished tasks wait already."""
+        if self.waiting >= MAX_UNSETTLED:
+            raise LedgerDown("this router waits for its ledger to settle what is done; use another router")
+
+    def put(self, task: Finished | Failed) -> None:
+        """Queue a task; never blocks."""
+        self.waiting += 1
+        self._into.send_nowait(task)
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._settle(await self._next_batch())
+        except trio.EndOfChannel:
+            self._ended.set()
+
+    async def _next_batch(self) -> list[Finished | Failed]:
+        batch = [await self._queue.receive()]
+        with trio.move_on_after(self._config.settle_after_seconds):
+            while len(batch) < self._config.settle_batch:
+                try:
+                    batch.append(await self._queue.receive())
+                except trio.EndOfChannel:
+                    break
+        return batch
+
+    async def _settle(self, batch: Sequence[Finished | Failed]) -> None:
+        together = [task for task in batch if isinstance(task, Finished) and not task.escrowed]
+        if together:
+            await self._settle_together(together)
+        for task in batch:
+            if isinstance(task, Failed):
+                await self._insist(partial(self._ledger.fail_task, self._identity, task.client, task.task_id))
+                task.told()
+            elif task.escrowed:
+                complete = partial(self._ledger.complete_task, self._identity, task.settlement)
+                task.told(await self._insist(complete))
+        self.waiting -= len(batch)
+
+    async def _settle_together(self, tasks: Sequence[Finished]) -> None:
+        settlements = [task.settlement for task in tasks]
+        answer = await self._insist(partial(self._ledger.settle, self._identity, settlements))
+        results: Sequence[Settled | None] = answer if answer is not None else [None] * len(tasks)
+        for task, result in zip(tasks, results, strict=True):
+            if result is not None and result.skipped is not None:
+                log.warning("the contract skipped a task", extra={"why": result.skipped})
+            task.told(result)
+
+    async def _insist(self, act: Callable[[], Awaitable[_T]]) -> _T | None:
+        """Do *act* until the ledger answers; None when the answer is no."""
+        wait_seconds = FIRST_RETRY_SECONDS
+        while True:
+            try:
+                return await act()
+            except LedgerDown as error:
+                log.warning("the ledger is down; settling waits", extra={"seconds": wait_seconds, "why": str(error)})
+            except LedgerError as error:
+                log.error("the ledger refused a settlement", extra={"code": error.code, "why": str(error)})
+                return None
+            await trio.sleep(wait_seconds)
+            wait_seconds = min(LAST_RETRY_SECONDS, 2 * wait_seconds)
