@@ -6,7 +6,7 @@ Errors cross the wire as ``(code, message, retry)`` and come back as the same cl
 MeshError
 ├── UsageError            the caller, its configuration or its files are at fault      exit status 2
 │   ├── ConfigMalformed, ConfigMissing, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileExists,
-│   ├── StateMalformed, PortInUse, AddressMalformed, PriceOverBudget, MissingExtra
+│   ├── StateMalformed, StateInUse, PortInUse, AddressMalformed, PriceOverBudget, MissingExtra
 ├── PeerError             the peer at the other end is at fault                         exit status 3
 │   ├── MessageError      its bytes: MessageTooLarge, MessageMalformed, MessageUnknownVersion, MessageUnknownType,
 │   │                     MessageNotCanonical, MessageBadSignature, MessageExpired, MessageFromFuture,
@@ -78,6 +78,12 @@ class KeyFileExists(UsageError):
 
 class StateMalformed(UsageError):
     code = "state.malformed"
+
+
+class StateInUse(UsageError):
+    """Another process has this home's files open."""
+
+    code = "state.in_use"
 
 
 class PortInUse(UsageError):

@@ -30,7 +30,6 @@ from cactus_mesh.errors import (
     Draining,
     DuplicateTask,
     LedgerDown,
-    LedgerError,
     MeshError,
     NoFunds,
     RouterNotAuthorised,
@@ -248,7 +247,7 @@ class Router:
                 await self._ledger.create_task(self.identity, order)
         except LedgerDown as error:
             running.cancel(error)
-        except LedgerError as error:
+        except MeshError as error:
             running.escrowed = False
             running.cancel(error)
 

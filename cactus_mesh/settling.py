@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 
 from cactus_mesh.concurrency import open_service_nursery
-from cactus_mesh.errors import LedgerDown, LedgerError
+from cactus_mesh.errors import LedgerDown, MeshError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -138,7 +138,7 @@ class Settler:
                 return await act()
             except LedgerDown as error:
                 log.warning("the ledger is down; settling waits", extra={"seconds": wait_seconds, "why": str(error)})
-            except LedgerError as error:
+            except MeshError as error:
                 log.error("the ledger refused a settlement", extra={"code": error.code, "why": str(error)})
                 return None
             await trio.sleep(wait_seconds)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from cactus_mesh.client import Client, open_client_role
+from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.config import ClientConfig, PriceConfig, RouterConfig
 from cactus_mesh.core.matching import Weights
 from cactus_mesh.core.routing import Patience
@@ -18,7 +19,7 @@ from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
 from cactus_mesh.herald import Herald
 from cactus_mesh.identity import Identity
-from cactus_mesh.orchestrator import Orchestrator, offers_of, open_orchestrator
+from cactus_mesh.orchestrator import Orchestrator, delegation_weights, offers_of, open_orchestrator
 from cactus_mesh.router import Router, open_router
 from cactus_mesh.testing.engine import FakeEngine
 from cactus_mesh.testing.ledger import FakeLedger
@@ -51,38 +52,43 @@ class World:
 
     mesh: FakeMesh
     ledger: FakeLedger
+    services: trio.Nursery
     stack: AsyncExitStack
     weights: Weights = field(default_factory=Weights)
     patience: Patience = field(default_factory=Patience)
 
-    async def _directory(self, me: Identity, network: FakeNetwork) -> Directory:
-        directory = Directory(network, self.ledger, me.public_key, NAME, self.weights, clock)
-        nursery = await self.stack.enter_async_context(_services())
-        await nursery.start(directory.run)
+    async def _directory(self, me: Identity, network: FakeNetwork, weights: Weights) -> Directory:
+        directory = Directory(network, self.ledger, me.public_key, NAME, weights, clock)
+        await self.services.start(directory.run)
         return directory
 
     async def router(
         self, name: str = "router", *, authorised: bool = True, config: RouterConfig | None = None
-    ) -> tuple[Router, FakeNetwork]:
+    ) -> Router:
+        return await self.stack.enter_async_context(self.router_role(name, authorised=authorised, config=config))
+
+    @asynccontextmanager
+    async def router_role(
+        self, name: str = "router", *, authorised: bool = True, config: RouterConfig | None = None
+    ) -> AsyncIterator[Router]:
+        """A router for the length of a block; leaving it shuts the role down in order."""
         me = identity(name)
         if authorised:
             self.ledger.authorise(me)
         network = self.mesh.join(me, roles=["router"])
         await network.provide("role/router")
-        directory = await self._directory(me, network)
-        router = await self.stack.enter_async_context(
-            open_router(
-                me,
-                network,
-                self.ledger,
-                directory,
-                name=NAME,
-                config=config or RouterConfig(),
-                patience=self.patience,
-                clock=clock,
-            )
-        )
-        return router, network
+        directory = await self._directory(me, network, self.weights)
+        async with open_router(
+            me,
+            network,
+            self.ledger,
+            directory,
+            name=NAME,
+            config=config or RouterConfig(),
+            patience=self.patience,
+            clock=clock,
+        ) as router:
+            yield router
 
     async def orchestrator(
         self,
@@ -99,7 +105,7 @@ class World:
         if stake:
             self.ledger.stake(me, stake)
         network = self.mesh.join(me, roles=["orchestrator"])
-        directory = await self._directory(me, network)
+        directory = await self._directory(me, network, delegation_weights(self.weights))
         dispatcher = Dispatcher(network, directory, clock, self.patience)
         offers = offers_of(engine, price or PriceConfig())
         herald = Herald(
@@ -124,11 +130,12 @@ class World:
                 clock=clock,
             )
         )
-        nursery = await self.stack.enter_async_context(_services())
-        await nursery.start(herald.run)
+        await self.services.start(herald.run)
         return orchestrator
 
-    async def client(self, name: str = "client", *, deposit: int = DEPOSIT, config: ClientConfig | None = None) -> Client:
+    async def client(
+        self, name: str = "client", *, deposit: int = DEPOSIT, config: ClientConfig | None = None
+    ) -> Client:
         me = identity(name)
         if deposit:
             self.ledger.deposit_for(me, deposit)
@@ -143,13 +150,6 @@ class World:
 
 
 @asynccontextmanager
-async def _services() -> AsyncIterator[trio.Nursery]:
-    async with trio.open_nursery() as nursery:
-        yield nursery
-        nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
 async def open_world(**changes: object) -> AsyncIterator[World]:
-    async with open_fake_mesh() as mesh, AsyncExitStack() as stack:
-        yield World(mesh, FakeLedger(clock=seconds), stack, **changes)  # type: ignore[arg-type]
+    async with open_fake_mesh() as mesh, open_service_nursery() as services, AsyncExitStack() as stack:
+        yield World(mesh, FakeLedger(clock=seconds), services, stack, **changes)  # type: ignore[arg-type]

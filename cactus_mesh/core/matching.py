@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Where a quantity is worth half of what it could be worth at best.
 _STAKE_HALF_OCTAS: Final = 10 * 100_000_000
-_COMPUTE_HALF_MS_PER_GFLOP: Final = 50.0
+_COMPUTE_HALF_MS_PER_GFLOP: Final = 200.0
 _LATENCY_HALF_MS: Final = 100.0
 _PRICE_HALF_OCTAS_PER_1K: Final = 20_000
 # A peer that nobody has measured yet is taken to be middling, so that it is tried but not preferred.
