@@ -8,12 +8,64 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 REPLACEMENT: Final = "\ufffd"
 UNFINISHED_CHARACTERS: Final = 3
 """Replacement characters at the end that may yet become one character: UTF-8 has at most four bytes, and a tokenizer
 shows each byte of an unfinished character as one replacement character or all of them together as one."""
+
+
+_WINDOW_TOKENS: Final = 64
+"""Ids decoded again for each new one, at most: a run of bytes that never becomes text must not cost ever more."""
+
+_CONTEXT_TOKENS: Final = 8
+"""Ids kept when the window is full: more than an unfinished character can have."""
+
+
+class Detokenizer:
+    """The text of token ids as they come.  What it has given out never changes; all of it together is the whole text.
+
+    A tokenizer's decode is not additive (a space may belong to the word before), so each new id is decoded together
+    with those that gave the last piece.  The end of a text that may be half a character waits for the next id.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+        self._window: list[int] = []
+        self._settled = 0
+        """Ids at the window's beginning that are there as context only."""
+        self._given = 0
+        """Characters of the window's text that have been given out."""
+
+    def push(self, token: int) -> str:
+        self._window.append(token)
+        text = self._decode(self._window)
+        whole = len(text) - _unfinished(text)
+        piece = text[self._given : whole]
+        self._given = max(self._given, whole)
+        if whole == len(text):
+            self._keep(self._window[self._settled :], waiting=0)
+            self._settled = len(self._window)
+        elif len(self._window) > _WINDOW_TOKENS:
+            self._keep(self._window[-_CONTEXT_TOKENS:], waiting=len(text) - self._given)
+            self._settled = 0
+        return piece
+
+    def flush(self) -> str:
+        """The rest, when no id follows: half a character becomes replacement characters."""
+        return self._decode(self._window)[self._given :] if self._window else ""
+
+    def _keep(self, ids: list[int], *, waiting: int) -> None:
+        """Forget all but *ids*, of whose text all but *waiting* characters have been given out."""
+        self._window = ids
+        self._given = max(0, len(self._decode(ids)) - waiting)
+
+
+def _unfinished(text: str) -> int:
+    """How many characters at the end of *text* may yet become another one."""
+    bare = text.rstrip(REPLACEMENT)
+    return min(len(text) - len(bare), UNFINISHED_CHARACTERS)
 
 
 class StopStrings:
