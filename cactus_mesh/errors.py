@@ -6,7 +6,8 @@ Errors cross the wire as ``(code, message, retry)`` and come back as the same cl
 MeshError
 ├── UsageError            the caller, its configuration or its files are at fault      exit status 2
 │   ├── ConfigMalformed, ConfigMissing, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileExists,
-│   ├── StateMalformed, StateInUse, PortInUse, AddressMalformed, PriceOverBudget, MissingExtra
+│   ├── StateMalformed, StateInUse, PortInUse, AddressMalformed, PriceOverBudget, MissingExtra,
+│   └── ModelMissing, ModelRefused, ModelMalformed, ModelUnsupported, ModelTooLarge
 ├── PeerError             the peer at the other end is at fault                         exit status 3
 │   ├── MessageError      its bytes: MessageTooLarge, MessageMalformed, MessageUnknownVersion, MessageUnknownType,
 │   │                     MessageNotCanonical, MessageBadSignature, MessageExpired, MessageFromFuture,
@@ -100,6 +101,36 @@ class PriceOverBudget(UsageError):
 
 class MissingExtra(UsageError):
     code = "install.missing_extra"
+
+
+class ModelMissing(UsageError):
+    """The model's files are not on this machine."""
+
+    code = "model.missing"
+
+
+class ModelRefused(UsageError):
+    """The model's files could run code."""
+
+    code = "model.refused"
+
+
+class ModelMalformed(UsageError):
+    """The model's files are damaged or incomplete."""
+
+    code = "model.malformed"
+
+
+class ModelUnsupported(UsageError):
+    """The model is of a kind that the engine does not run."""
+
+    code = "model.unsupported"
+
+
+class ModelTooLarge(UsageError):
+    """The model does not fit into memory."""
+
+    code = "model.too_large"
 
 
 class PeerError(MeshError):

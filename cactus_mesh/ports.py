@@ -156,7 +156,10 @@ class EngineModel:
 
 @dataclass(frozen=True, slots=True)
 class EngineTokens:
-    """Newly decided tokens.  *text* is what they complete (may be empty in the middle of a character)."""
+    """Newly decided tokens, the end-of-text token included.  *text* is what they complete (may be empty).
+
+    The texts of a generation together are its text: without special tokens, cut before a stop string.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -196,8 +199,9 @@ class Engine(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[EngineEvent]]:
         """Run one generation; the iterator ends with exactly one `EngineFinish`.  *seed* has 32 bytes.
 
-        Leaving the block early stops the work within a few steps.
-        Raises `UnknownModel`, `PromptTooLong`, `BadParameters`, `Busy` before the first event, `EngineFailed` later.
+        Entering the block admits it, or raises `UnknownModel`, `PromptTooLong`, `BadParameters` or `Busy`; the iterator
+        may raise `EngineFailed`.  Its slot is free once it has finished or the block is left; leaving early stops the
+        work within a few steps.  The deadline is the caller's.
         """
         ...
 
