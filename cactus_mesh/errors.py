@@ -87,6 +87,16 @@ class StateInUse(UsageError):
     code = "state.in_use"
 
 
+class NodeNotRunning(UsageError):
+    code = "node.not_running"
+
+
+class NodeRunning(UsageError):
+    """Another node uses the same home, and so the same key."""
+
+    code = "node.running"
+
+
 class PortInUse(UsageError):
     code = "listen.port_in_use"
 
