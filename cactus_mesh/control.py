@@ -75,7 +75,7 @@ async def open_control(path: Path, answer: Callable[[str], object]) -> AsyncIter
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            _remove(path)
 
 
 def _reply(line: bytes, secret: str, answer: Callable[[str], object]) -> bytes:
@@ -102,13 +102,23 @@ async def _line(stream: trio.SocketStream, limit_bytes: int) -> bytes:
     return bytes(data).partition(b"\n")[0]
 
 
+def _read_door(path: Path) -> _Door | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Door)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
 async def ask_node(path: Path, question: str) -> dict[str, Any]:
     """Ask the node whose control file is at *path*.  Raises `NodeNotRunning`."""
     nobody = NodeNotRunning("no node is running with this home; start one with: cactus-mesh run")
-    try:
-        door = msgspec.json.decode(path.read_bytes(), type=_Door)
-    except (OSError, msgspec.DecodeError):
-        raise nobody from None
+    door = _read_door(path)
+    if door is None:
+        raise nobody
     try:
         with trio.fail_after(ANSWER_SECONDS):
             async with await trio.open_tcp_stream("127.0.0.1", door.port) as stream:
