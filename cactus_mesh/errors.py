@@ -6,8 +6,8 @@ Errors cross the wire as ``(code, message, retry)`` and come back as the same cl
 MeshError
 ├── UsageError            the caller, its configuration or its files are at fault      exit status 2
 │   ├── ConfigMalformed, ConfigMissing, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileExists,
-│   ├── StateMalformed, StateInUse, NodeNotRunning, NodeRunning, PortInUse, AddressMalformed, PriceOverBudget, MissingExtra,
-│   └── ModelMissing, ModelRefused, ModelMalformed, ModelUnsupported, ModelTooLarge
+│   ├── StateMalformed, StateInUse, NodeNotRunning, NodeRunning, PortInUse, AddressMalformed, PriceOverBudget,
+│   └── MissingExtra, ModelMissing, ModelRefused, ModelMalformed, ModelUnsupported, ModelTooLarge
 ├── PeerError             the peer at the other end is at fault                         exit status 3
 │   ├── MessageError      its bytes: MessageTooLarge, MessageMalformed, MessageUnknownVersion, MessageUnknownType,
 │   │                     MessageNotCanonical, MessageBadSignature, MessageExpired, MessageFromFuture,

@@ -7,7 +7,7 @@ with a `Tx`, returns its events, or raises `Abort` and has changed nothing.  Des
 from cactus_mesh.ledger.rules import admin, clients, servers, stakes, tasks, views
 from cactus_mesh.ledger.rules.admin import init
 from cactus_mesh.ledger.rules.codes import CODES, Abort, Code
-from cactus_mesh.ledger.rules.entry import ENTRIES, Tx, mint, move_coins
+from cactus_mesh.ledger.rules.entry import ENTRIES, Tx, mint, transfer
 from cactus_mesh.ledger.rules.events import Event
 from cactus_mesh.ledger.rules.invariants import conserved, violations
 from cactus_mesh.ledger.rules.params import BOUNDS, Params
@@ -30,10 +30,10 @@ __all__ = [
     "conserved",
     "init",
     "mint",
-    "move_coins",
     "servers",
     "stakes",
     "tasks",
+    "transfer",
     "views",
     "violations",
 ]

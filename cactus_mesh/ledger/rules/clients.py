@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cactus_mesh.identity import PUBLIC_KEY_BYTES, PublicKey, address
 from cactus_mesh.ledger.rules import codes
 from cactus_mesh.ledger.rules.codes import Abort, require
-from cactus_mesh.ledger.rules.entry import Tx, entry, move_coins, require_running
+from cactus_mesh.ledger.rules.entry import Tx, entry, lock, release, require_running
 from cactus_mesh.ledger.rules.events import ClientRegistered, Deposited, Event, WithdrawalRequested, Withdrawn
 from cactus_mesh.ledger.rules.state import MAX_PENDING, Client, Due, State, vault
 
@@ -46,7 +46,7 @@ def deposit(state: State, tx: Tx, public_key: PublicKey, amount: int) -> list[Ev
     account = address(public_key)
     known = state.clients.get(account)
     client = known or Client(public_key, vault(state.contract, "client", account))
-    move_coins(state, tx.sender, client.vault, amount)
+    lock(state, tx.sender, client.vault, amount)
     state.clients[account] = replace(client, deposit=client.deposit + amount)
     registered: list[Event] = [] if known else [ClientRegistered(account, public_key)]
     return [*registered, Deposited(account, tx.sender, amount)]
@@ -70,7 +70,7 @@ def withdraw(state: State, tx: Tx) -> list[Event]:
     client = client_of(state, tx.sender)
     due = sum(entry.amount for entry in client.withdrawals if entry.release_at <= tx.now)
     require(due > 0, codes.NO_WITHDRAWAL_DUE)
-    move_coins(state, client.vault, tx.sender, due)
+    release(state, client.vault, tx.sender, due)
     waiting = tuple(entry for entry in client.withdrawals if entry.release_at > tx.now)
     state.clients[tx.sender] = replace(client, withdrawals=waiting)
     return [Withdrawn(tx.sender, due)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 from cactus_mesh.ledger.rules import codes
 from cactus_mesh.ledger.rules.codes import require
 from cactus_mesh.ledger.rules.events import Event
-from cactus_mesh.ledger.rules.state import State
+from cactus_mesh.ledger.rules.state import State, Table
 
 if TYPE_CHECKING:
     from cactus_mesh.identity import Address
@@ -50,15 +50,35 @@ def require_running(state: State) -> None:
     require(not state.config.paused, codes.PAUSED)
 
 
-def move_coins(state: State, source: Address, target: Address, amount: int) -> None:
-    """Every change of a balance but the faucet's."""
-    held = state.coins.get(source, 0)
-    require(held >= amount, codes.INSUFFICIENT_COINS)
-    state.coins[source] = held - amount
-    state.coins[target] = state.coins.get(target, 0) + amount
+def lock(state: State, payer: Address, vault: Address, amount: int) -> None:
+    """Coins of *payer* go into a vault."""
+    _take(state.coins, payer, amount)
+    _put(state.vaults, vault, amount)
 
 
-def mint(state: State, target: Address, amount: int) -> None:
+def release(state: State, vault: Address, payee: Address, amount: int) -> None:
+    """Coins of a vault go to *payee*."""
+    _take(state.vaults, vault, amount)
+    _put(state.coins, payee, amount)
+
+
+def transfer(state: State, payer: Address, payee: Address, amount: int) -> None:
+    """The chain's own coin transfer; the contract has no part in it."""
+    _take(state.coins, payer, amount)
+    _put(state.coins, payee, amount)
+
+
+def mint(state: State, payee: Address, amount: int) -> None:
     """The development faucet; `conserved` compares everything with what it gave."""
     state.minted["octas"] = state.minted.get("octas", 0) + amount
-    state.coins[target] = state.coins.get(target, 0) + amount
+    _put(state.coins, payee, amount)
+
+
+def _take(purses: Table[Address, int], owner: Address, amount: int) -> None:
+    held = purses.get(owner, 0)
+    require(held >= amount, codes.INSUFFICIENT_COINS)
+    purses[owner] = held - amount
+
+
+def _put(purses: Table[Address, int], owner: Address, amount: int) -> None:
+    purses[owner] = purses.get(owner, 0) + amount

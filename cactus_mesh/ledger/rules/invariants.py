@@ -20,10 +20,11 @@ def conserved(state: State) -> bool:
 
 def violations(state: State) -> Iterator[str]:
     """Each broken invariant, in words."""
-    minted, held = state.minted.get("octas", 0), sum(state.coins.values())
+    minted, held = state.minted.get("octas", 0), sum(state.coins.values()) + sum(state.vaults.values())
     if minted != held:
         yield f"{minted} octas were minted but {held} exist"
-    yield from (f"{account} holds {amount}" for account, amount in state.coins.items() if amount < 0)
+    for purses in (state.coins, state.vaults):
+        yield from (f"{account} holds {amount}" for account, amount in purses.items() if amount < 0)
     yield from _stakes(state)
     yield from _escrows(state)
     if not within_bounds(state.params):
@@ -32,7 +33,7 @@ def violations(state: State) -> Iterator[str]:
 
 def _stakes(state: State) -> Iterator[str]:
     for operator, orchestrator in state.orchestrators.items():
-        if state.coins.get(orchestrator.vault, 0) != orchestrator.bonded:
+        if state.vaults.get(orchestrator.vault, 0) != orchestrator.bonded:
             yield f"the vault of orchestrator {operator} is not its stake and unbondings"
         if orchestrator.stake < 0 or len(orchestrator.unbonding) > MAX_PENDING:
             yield f"orchestrator {operator} is malformed"
@@ -49,7 +50,7 @@ def _escrows(state: State) -> Iterator[str]:
             yield f"task {key.task_id.hex()} does not add up"
     for account, client in state.clients.items():
         accounted = client.deposit + client.escrowed + sum(due.amount for due in client.withdrawals)
-        if state.coins.get(client.vault, 0) != accounted or client.deposit < 0:
+        if state.vaults.get(client.vault, 0) != accounted or client.deposit < 0:
             yield f"the vault of client {account} is not its deposit, escrow and withdrawals"
         if client.escrowed != by_client[account] or len(client.withdrawals) > MAX_PENDING:
             yield f"client {account} does not match its open tasks"

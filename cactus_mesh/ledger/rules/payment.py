@@ -12,7 +12,7 @@ from cactus_mesh.core.pricing import BPS, PPM, Split, reward, split, success_ppm
 from cactus_mesh.core.settlement import NOBODY, SettlementClaim, TaskConsent
 from cactus_mesh.identity import verify
 from cactus_mesh.ledger.rules import codes
-from cactus_mesh.ledger.rules.entry import Tx, move_coins
+from cactus_mesh.ledger.rules.entry import Tx, release
 from cactus_mesh.ledger.rules.events import TaskCompleted
 from cactus_mesh.ledger.rules.params import MAX_COMPLEXITY_MFLOP
 from cactus_mesh.ledger.rules.state import Metrics, Orchestrator, Server, State, Task, TaskKey
@@ -139,12 +139,12 @@ def pay(state: State, tx: Tx, key: TaskKey, claim: Claim, max_price: int) -> tup
     parts = split_of(state, claim, max_price)
     source = state.clients[key.client].vault
     orchestrator = state.orchestrators[claim.orchestrator]
-    move_coins(state, source, orchestrator.owner, parts.orchestrator)
+    release(state, source, orchestrator.owner, parts.orchestrator)
     if claim.delegate != NOBODY:
-        move_coins(state, source, state.orchestrators[claim.delegate].owner, parts.delegate)
+        release(state, source, state.orchestrators[claim.delegate].owner, parts.delegate)
     to_treasury = parts.fee * state.params.treasury_bps // BPS
-    move_coins(state, source, state.config.treasury, to_treasury)
-    move_coins(state, source, tx.sender, parts.fee - to_treasury)
+    release(state, source, state.config.treasury, to_treasury)
+    release(state, source, tx.sender, parts.fee - to_treasury)
     state.orchestrators[claim.orchestrator] = replace(orchestrator, metrics=_after(orchestrator, claim))
     done = TaskCompleted(
         key.client, key.task_id, tx.sender, claim.orchestrator, claim.delegate, max_price,

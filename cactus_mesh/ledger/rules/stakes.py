@@ -9,7 +9,7 @@ from cactus_mesh.core.settlement import OperatorConsent
 from cactus_mesh.identity import PUBLIC_KEY_BYTES, PublicKey, address, verify
 from cactus_mesh.ledger.rules import codes
 from cactus_mesh.ledger.rules.codes import Abort, require
-from cactus_mesh.ledger.rules.entry import Tx, entry, move_coins, require_running
+from cactus_mesh.ledger.rules.entry import Tx, entry, lock, release, require_running
 from cactus_mesh.ledger.rules.events import (
     Event,
     OperatorChanged,
@@ -59,7 +59,7 @@ def register_orchestrator(
     operator = _new_operator(state, tx, public_key, operator_signature)
     require(stake >= state.params.min_stake, codes.STAKE_TOO_LOW)
     store = vault(state.contract, "stake", operator)
-    move_coins(state, tx.sender, store, stake)
+    lock(state, tx.sender, store, stake)
     state.orchestrators[operator] = Orchestrator(tx.sender, public_key, store, stake)
     return [OrchestratorRegistered(operator, tx.sender, public_key, stake)]
 
@@ -69,7 +69,7 @@ def add_stake(state: State, tx: Tx, operator: Address, amount: int) -> list[Even
     require_running(state)
     orchestrator = _owned(state, tx, operator)
     require(amount > 0, codes.ZERO_AMOUNT)
-    move_coins(state, tx.sender, orchestrator.vault, amount)
+    lock(state, tx.sender, orchestrator.vault, amount)
     state.orchestrators[operator] = replace(orchestrator, stake=orchestrator.stake + amount)
     return [StakeAdded(operator, amount)]
 
@@ -105,7 +105,7 @@ def withdraw_stake(state: State, tx: Tx, operator: Address) -> list[Event]:
     require(not orchestrator.frozen, codes.FROZEN)
     due = sum(entry.amount for entry in orchestrator.unbonding if entry.release_at <= tx.now)
     require(due > 0, codes.NO_STAKE_DUE)
-    move_coins(state, orchestrator.vault, orchestrator.owner, due)
+    release(state, orchestrator.vault, orchestrator.owner, due)
     waiting = tuple(entry for entry in orchestrator.unbonding if entry.release_at > tx.now)
     state.orchestrators[operator] = replace(orchestrator, unbonding=waiting)
     return [StakeWithdrawn(operator, orchestrator.owner, due)]

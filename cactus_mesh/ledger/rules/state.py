@@ -173,6 +173,7 @@ class State:
     journal: list[Change] = field(default_factory=list)
     configs: Table[str, Config] = field(init=False)
     coins: Table[Address, int] = field(init=False)
+    vaults: Table[Address, int] = field(init=False)
     minted: Table[str, int] = field(init=False)
     orchestrators: Table[Address, Orchestrator] = field(init=False)
     retired: Table[Address, Address] = field(init=False)
@@ -221,6 +222,7 @@ _ONLY: Final = "only"
 TABLES: Final[dict[str, tuple[Any, Any]]] = {
     "configs": (str, Config),
     "coins": (Address, int),
+    "vaults": (Address, int),
     "minted": (str, int),
     "orchestrators": (Address, Orchestrator),
     "retired": (Address, Address),
@@ -238,7 +240,10 @@ def named_object(creator: Address, seed: bytes) -> Address:
 
 
 def vault(contract: Address, kind: Literal["client", "stake"], owner: Address) -> Address:
-    """Where the money of one stake or one client lies: a store of an object that only the contract can open."""
+    """Where the money of one stake or one client lies: the store of an object that only the contract can open.
+
+    It is no account: no key signs for it, and coins sent to its address are not in it.
+    """
     root = named_object(contract, b"cactus_payment")
     return named_object(root, kind.encode() + _raw(owner))
 

@@ -1,0 +1,117 @@
+"""The one writer: takes transactions in their order of arrival, runs all that wait, commits them, then answers.
+
+Readers share its lock, so that nobody ever sees what is not yet on disk.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import trio
+
+from cactus_mesh.ledger.devnet import shapes
+from cactus_mesh.ledger.devnet.refusals import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cactus_mesh.identity import Address
+    from cactus_mesh.ledger.devnet.chain import Chain, Executed
+    from cactus_mesh.ledger.devnet.store import Store
+    from cactus_mesh.ledger.devnet.transactions import Submission
+
+MAX_QUEUED: Final = 1_024
+"""As many as connections; each waits for its own answer."""
+MAX_COMMIT: Final = 128
+"""Transactions in one commit: hides the disk's latency, and keeps what a commit holds back below a second."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Job:
+    """Work on the chain, and who waits for it."""
+
+    run: Callable[[int], list[Executed]]
+    done: trio.Event = field(default_factory=trio.Event)
+    executed: list[Executed] = field(default_factory=list)
+    refused: Refused | None = None
+
+    def attempt(self, now_us: int) -> None:
+        try:
+            self.executed = self.run(now_us)
+        except Refused as refused:
+            self.refused = refused
+
+
+class Sequencer:
+    """Serialises all access to a chain and its store.  `run` must be running.
+
+    *version* and *timestamp_us* are those of the last transaction on disk.
+    """
+
+    def __init__(self, chain: Chain, store: Store, clock: Callable[[], float]) -> None:
+        self.chain = chain
+        self.store = store
+        self.clock = clock
+        self._into, self._jobs = trio.open_memory_channel[_Job](MAX_QUEUED)
+        self._lock = trio.Lock()
+        self._committed = trio.Event()
+        self.version, self.timestamp_us = chain.version, chain.timestamp_us
+
+    async def submit(self, submission: Submission) -> None:
+        """Returns once it is on disk, or parked.  Raises `Refused`.  Cancelled, it may still happen."""
+        await self._do(_Job(lambda now_us: self.chain.submit(submission, now_us)))
+
+    async def mint(self, account: Address, amount: int) -> str:
+        job = _Job(lambda now_us: [self.chain.mint(account, amount, now_us)])
+        await self._do(job)
+        return job.executed[0].hash
+
+    async def read(self, question: Callable[[Chain, Store], T]) -> T:
+        """Ask about committed state only."""
+        async with self._lock:
+            return question(self.chain, self.store)
+
+    async def next_commit(self) -> None:
+        await self._committed.wait()
+
+    async def _do(self, job: _Job) -> None:
+        await self._into.send(job)
+        await job.done.wait()
+        if job.refused is not None:
+            raise job.refused
+
+    async def run(self) -> None:
+        """Never returns.  A commit that fails ends the ledger: its memory would be ahead of its disk."""
+        while True:
+            jobs = [await self._jobs.receive()]
+            async with self._lock:
+                jobs += self._waiting()
+                await self._run_and_commit(jobs)
+
+    def _waiting(self) -> list[_Job]:
+        jobs: list[_Job] = []
+        while len(jobs) < MAX_COMMIT:
+            try:
+                jobs.append(self._jobs.receive_nowait())
+            except trio.WouldBlock:
+                break
+        return jobs
+
+    async def _run_and_commit(self, jobs: list[_Job]) -> None:
+        now_us = math.floor(self.clock() * 1_000_000)
+        for job in jobs:
+            job.attempt(now_us)
+        records = [shapes.record(executed) for job in jobs for executed in job.executed]
+        rows = self.chain.state.take_journal()
+        if records:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self.store.commit, records, rows)
+            self.version, self.timestamp_us = records[-1].version, records[-1].timestamp_us
+            self._committed.set()
+            self._committed = trio.Event()
+        for job in jobs:
+            job.done.set()
