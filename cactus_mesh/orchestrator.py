@@ -5,7 +5,6 @@ The I/O around `core.serving`, `core.delegation` and `core.receipts`.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from cactus_mesh.clock import Clock
     from cactus_mesh.config import PriceConfig
     from cactus_mesh.core.delegation import Chain
-    from cactus_mesh.core.matching import Candidate, Weights
+    from cactus_mesh.core.matching import Candidate
     from cactus_mesh.core.routing import Record
     from cactus_mesh.core.serving import Load, ServingPolicy
     from cactus_mesh.core.verification import Witnessed
@@ -84,11 +83,6 @@ def _offer(model: EngineModel, price: PriceConfig) -> ModelOffer:
         shape=model.shape,
         price=PriceTerms(price.base, price.input_per_1k, price.output_per_1k),
     )
-
-
-def delegation_weights(weights: Weights) -> Weights:
-    """How delegates are ranked: as routers rank, but whoever delegates covers them with its own stake."""
-    return dataclasses.replace(weights, stake_cover=0.0)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -92,12 +93,13 @@ async def open_router(
     name: str,
     config: RouterConfig,
     patience: Patience,
+    stake_cover: float,
     clock: Clock = wall_clock,
 ) -> AsyncIterator[Router]:
     """Serve clients.  Leaving the block refuses new tasks, lets running ones end for a while, and settles."""
     async with open_settler(identity, ledger, config) as settler, open_service_nursery() as nursery:
         dispatcher = Dispatcher(network, directory, clock, patience)
-        router = Router(identity, network, ledger, settler, dispatcher, name, config)
+        router = Router(identity, network, ledger, settler, dispatcher, name, config, stake_cover)
         nursery.start_soon(router._gossip)
         network.serve(SUBMIT_METHOD, router._submit, at_once=config.tasks_at_once)
         network.serve(CANCEL_METHOD, router._cancel, at_once=config.tasks_at_once)
@@ -118,6 +120,7 @@ class Router:
         dispatcher: Dispatcher,
         name: str,
         config: RouterConfig,
+        stake_cover: float,
     ) -> None:
         self.identity = identity
         self.contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
@@ -129,6 +132,7 @@ class Router:
         self._dispatcher = dispatcher
         self._topic = outcomes_topic(name)
         self.escrow_above = config.escrow_above
+        self._stake_cover = stake_cover
         self._replays = ReplayCache()
         self._promised = Promised()
         self._running: dict[tuple[PublicKey, bytes], _Running] = {}
@@ -157,7 +161,7 @@ class Router:
             raise Draining("this router is shutting down; use another one")
         self._settler.refuse_when_full()
         await self._refuse_unauthorised()
-        candidates = self.directory.rank(need_of(opened), limit=CANDIDATES)
+        candidates = self.directory.rank(need_of(opened, self._stake_cover), limit=CANDIDATES)
         await self._promise(opened)
         with self._entered(opened) as running:
             with running.scope:
@@ -394,8 +398,8 @@ class _Task:
         )
 
 
-def need_of(opened: OpenRequest) -> Need:
-    """What a request demands of an orchestrator."""
+def need_of(opened: OpenRequest, stake_cover: float) -> Need:
+    """What a request demands of an orchestrator; its stake must be *stake_cover* times the maximum price."""
     request = opened.sealed.body
     is_chat = isinstance(request.work, Chat)
     return Need(
@@ -405,5 +409,6 @@ def need_of(opened: OpenRequest) -> Need:
         prompt_tokens=1,
         max_tokens=request.sampling.max_tokens,
         max_price=request.max_price,
+        least_stake=math.ceil(stake_cover * request.max_price),
         without=frozenset({opened.client}),
     )

@@ -19,7 +19,7 @@ from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
 from cactus_mesh.herald import Herald
 from cactus_mesh.identity import Identity
-from cactus_mesh.orchestrator import Orchestrator, delegation_weights, offers_of, open_orchestrator
+from cactus_mesh.orchestrator import Orchestrator, offers_of, open_orchestrator
 from cactus_mesh.router import Router, open_router
 from cactus_mesh.testing.engine import FakeEngine
 from cactus_mesh.testing.ledger import FakeLedger
@@ -57,8 +57,8 @@ class World:
     weights: Weights = field(default_factory=Weights)
     patience: Patience = field(default_factory=Patience)
 
-    async def _directory(self, me: Identity, network: FakeNetwork, weights: Weights) -> Directory:
-        directory = Directory(network, self.ledger, me.public_key, NAME, weights, clock)
+    async def _directory(self, me: Identity, network: FakeNetwork) -> Directory:
+        directory = Directory(network, self.ledger, me.public_key, NAME, self.weights, clock)
         await self.services.start(directory.run)
         return directory
 
@@ -77,7 +77,7 @@ class World:
             self.ledger.authorise(me)
         network = self.mesh.join(me, roles=["router"])
         await network.provide("role/router")
-        directory = await self._directory(me, network, self.weights)
+        directory = await self._directory(me, network)
         async with open_router(
             me,
             network,
@@ -86,6 +86,7 @@ class World:
             name=NAME,
             config=config or RouterConfig(),
             patience=self.patience,
+            stake_cover=self.weights.stake_cover,
             clock=clock,
         ) as router:
             yield router
@@ -105,7 +106,7 @@ class World:
         if stake:
             self.ledger.stake(me, stake)
         network = self.mesh.join(me, roles=["orchestrator"])
-        directory = await self._directory(me, network, delegation_weights(self.weights))
+        directory = await self._directory(me, network)
         dispatcher = Dispatcher(network, directory, clock, self.patience)
         offers = offers_of(engine, price or PriceConfig())
         herald = Herald(

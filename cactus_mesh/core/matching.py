@@ -52,7 +52,7 @@ class Weights:
     spread: float = 0.02
     """Candidates whose scores lie this close to the best are shuffled, so that routers do not all pick one."""
     stake_cover: float = 20.0
-    """Stake must be at least this many times a task's maximum price: what makes cheating a loss (docs/security.md)."""
+    """Stake must be at least this many times a task's maximum price, or cheating now and then would pay."""
 
     def __post_init__(self) -> None:
         shares = (self.stake, self.success, self.compute, self.latency, self.load, self.price)
@@ -85,6 +85,7 @@ class Need:
     prompt_tokens: int
     max_tokens: int
     max_price: int
+    least_stake: int = 0
     without: frozenset[PublicKey] = frozenset()
 
 
@@ -108,7 +109,7 @@ def _halving(value: float, half: float) -> float:
     return half / (half + value)
 
 
-def obstacle(candidate: Candidate, need: Need, weights: Weights, now_ms: int) -> MeshError | None:
+def obstacle(candidate: Candidate, need: Need, now_ms: int) -> MeshError | None:
     """Why *candidate* cannot serve *need*, the most basic reason first; None when it can."""
     offer = candidate.offer
     if candidate.lease_ends_ms <= now_ms or candidate.orchestrator in need.without:
@@ -126,10 +127,11 @@ def obstacle(candidate: Candidate, need: Need, weights: Weights, now_ms: int) ->
             f"this task may cost {least} octas and its maximum price is {need.max_price}; "
             "raise the maximum price or ask for fewer tokens"
         )
-    if candidate.stake < weights.stake_cover * need.max_price:
+    if candidate.stake < need.least_stake:
+        affordable = need.max_price * candidate.stake // need.least_stake
         return NotStaked(
-            f"an orchestrator must stake {weights.stake_cover:g} times a task's maximum price and the best here has "
-            f"{candidate.stake} octas; lower the maximum price to {int(candidate.stake / weights.stake_cover)}"
+            f"for a maximum price of {need.max_price} octas an orchestrator must stake {need.least_stake}, and the "
+            f"largest stake here is {candidate.stake}; lower the maximum price to {affordable}"
         )
     if candidate.busy >= candidate.slots:
         return Busy("every orchestrator that serves this model is full; try again in a few seconds")
@@ -187,7 +189,7 @@ def _take(
     for candidate in ordered:
         if any(candidate.orchestrator == earlier.orchestrator for earlier in found):
             continue
-        problem = obstacle(candidate, need, weights, now_ms)
+        problem = obstacle(candidate, need, now_ms)
         if problem is None:
             found.append(candidate)
             if len(found) == limit:
