@@ -42,6 +42,20 @@ class Result:
     receipt: Sealed[Receipt]
     verdict: Sealed[Verdict]
 
+    def summary(self) -> dict[str, str | int | bool | None]:
+        """The essence, as JSON can hold it.  There is no result whose receipt was not verified."""
+        return {
+            "task_id": self.task_id.hex(),
+            "text": self.text,
+            "tokens": len(self.token_ids),
+            "finish": self.finish,
+            "router": self.router,
+            "orchestrator": self.orchestrator,
+            "delegate": self.delegate,
+            "receipt_verified": True,
+            "price_octas": self.price,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:

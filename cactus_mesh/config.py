@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import string
 import sys
 import tomllib
 import typing
@@ -67,8 +68,9 @@ class RouterConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """What a task may take unless it says otherwise: octas, tokens and seconds."""
+    """Whom to ask, and what a task may take unless it says otherwise: octas, tokens and seconds."""
 
+    model: str = "cactus-selftest"
     max_price: int = 100_000
     max_tokens: int = 256
     deadline_seconds: float = 120.0
@@ -165,10 +167,18 @@ def _check(config: Config) -> None:
             f"network {config.network!r} needs a ledger URL, a contract address and a chain id; set ledger, contract "
             "and chain_id in config.toml, or use the network 'local' with: cactus-mesh devnet"
         )
+    if not _is_address(config.contract):
+        raise ConfigMalformed(f"contract must be an account address, 0x and 64 hex digits, not {config.contract!r}")
+    if not 1 <= config.chain_id <= 255:
+        raise ConfigMalformed(f"chain_id must be between 1 and 255, not {config.chain_id}")
     if not 1 <= config.router.settle_batch <= 50:
         raise ConfigMalformed("router.settle_batch must be between 1 and 50, what one transaction can settle")
     if config.engine.slots < 1:
         raise ConfigMalformed("engine.slots must be at least 1")
+
+
+def _is_address(text: str) -> bool:
+    return len(text) == 66 and text.startswith("0x") and all(digit in string.hexdigits for digit in text[2:])
 
 
 # --- sources -----------------------------------------------------------------------------------------------------

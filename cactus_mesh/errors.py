@@ -4,6 +4,7 @@ A code never changes its meaning; docs/errors.md lists them.  Each message tells
 Errors cross the wire as ``(code, message, retry)`` and come back as the same class.
 
 MeshError
+├── DemoFailed            the demo could not do what it shows                           exit status 1
 ├── UsageError            the caller, its configuration or its files are at fault      exit status 2
 │   ├── ConfigMalformed, ConfigMissing, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileExists,
 │   ├── StateMalformed, StateInUse, NodeNotRunning, NodeRunning, PortInUse, AddressMalformed, PriceOverBudget,
@@ -18,7 +19,7 @@ MeshError
 │   ├── LedgerDown, LedgerWrongChain, LedgerRejected, LedgerAborted
 │   └── NoFunds, NotStaked
 ├── UnreachableError      nobody to talk to                                             exit status 5
-│   ├── NoBootstrap, NoRouter, NoOrchestrator, PeerUnreachable, PeerLost, CallTimeout
+│   ├── NoBootstrap, NoRouter, NoOrchestrator, PeerUnreachable, PeerLost, CallTimeout, NetworkFailed
 └── TaskError             this task cannot be done, or not as asked                     exit status 6
     ├── UnknownModel, PromptTooLong, BadParameters, DeadlinePassed, Cancelled, Busy, DuplicateTask
     └── OrchestratorLost, EngineFailed, PriceTooLow, Draining
@@ -85,6 +86,12 @@ class StateInUse(UsageError):
     """Another process has this home's files open."""
 
     code = "state.in_use"
+
+
+class DemoFailed(MeshError):
+    """The demo could not do what it shows."""
+
+    code = "demo.failed"
 
 
 class NodeNotRunning(UsageError):
@@ -312,6 +319,13 @@ class PeerLost(UnreachableError):
 
 class CallTimeout(UnreachableError):
     code = "unreachable.timeout"
+
+
+class NetworkFailed(UnreachableError):
+    """The peer-to-peer host of this node crashed again and again."""
+
+    code = "unreachable.network_failed"
+    retry = False
 
 
 class TaskError(MeshError):

@@ -1,0 +1,75 @@
+"""``ask``: one prompt, its answer as it is made, and what it cost."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cactus_mesh.cli.base import command, json_option, load, main, network_options
+from cactus_mesh.terminal import octas, print_json, say, stream
+
+if TYPE_CHECKING:
+    from cactus_mesh.config import Home
+
+
+@main.command()
+@click.argument("prompt")
+@network_options
+@click.option("--model", help="Which model. Default: client.model in the configuration.")
+@click.option("--raw", is_flag=True, help="Continue the prompt instead of answering it as a chat message.")
+@click.option("--max-tokens", type=int)
+@click.option("--temperature", type=float, default=0.0, show_default=True)
+@click.option("--max-price", type=int, metavar="OCTAS", help="Refuse to pay more than this.")
+@click.option("--deadline", type=float, metavar="SECONDS")
+@click.option("--wait-paid", is_flag=True, help="Wait until the ledger has settled the task, and show what was paid.")
+@json_option
+@click.pass_obj
+@command
+async def ask(
+    home: Home,
+    prompt: str,
+    bootstrap: tuple[str, ...],
+    network: str | None,
+    ledger: str | None,
+    model: str | None,
+    raw: bool,
+    max_tokens: int | None,
+    temperature: float,
+    max_price: int | None,
+    deadline: float | None,
+    wait_paid: bool,
+    as_json: bool,
+) -> None:
+    """Ask the mesh; the answer streams to standard output.  PROMPT "-" reads standard input.
+
+    \b
+    Example: cactus-mesh ask "What is a router?" --bootstrap /ip4/127.0.0.1/tcp/4101/p2p/12D3KooW…
+    """
+    from cactus_mesh.node import open_client
+
+    config = load(home, bootstrap=list(bootstrap) or None, network=network, ledger=ledger)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    wanted: dict[str, Any] = {
+        "model": model or config.client.model,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "max_price": max_price,
+        "deadline_seconds": deadline,
+    }
+    async with open_client(home=home, config=config) as client:
+        answer = client.generate(text, **wanted) if raw else client.chat([{"role": "user", "content": text}], **wanted)
+        async for piece in answer:
+            if not as_json:
+                stream(piece)
+        result = answer.result
+        split = await client.paid(result) if wait_paid else None
+    if as_json:
+        print_json(result.summary() | {"paid_octas": None if split is None else split.paid})
+        return
+    click.echo()
+    say(f"\n{len(result.token_ids)} tokens by {result.orchestrator}, receipt verified")
+    if result.delegate:
+        say(f"worked on by {result.delegate}, to whom it was delegated")
+    say(f"paid {octas(split.paid)}" if split is not None else f"costs at most {octas(result.price)}")

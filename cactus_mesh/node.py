@@ -1,0 +1,342 @@
+"""The composition root: a whole node, or just a client, from a configuration.  Leaving the block stops everything.
+
+Opens engine → network → ledger → roles and leaves in reverse order, so that running tasks can still end and settle.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from cactus_mesh import __version__
+from cactus_mesh.client import open_client_role
+from cactus_mesh.clock import wall_clock
+from cactus_mesh.concurrency import open_service_nursery
+from cactus_mesh.config import Home, find_home, load_config
+from cactus_mesh.core.serving import Load
+from cactus_mesh.directory import Directory
+from cactus_mesh.dispatch import Dispatcher
+from cactus_mesh.errors import NoBootstrap
+from cactus_mesh.herald import Herald
+from cactus_mesh.identity import Address, Identity, create_key_file, load_key_file
+from cactus_mesh.messages import VERSION, Hello
+from cactus_mesh.orchestrator import offers_of, open_orchestrator
+from cactus_mesh.router import open_router
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from cactus_mesh.client import Client
+    from cactus_mesh.config import Config
+    from cactus_mesh.messages import ModelOffer, Role
+    from cactus_mesh.net.network import MeshNetwork
+    from cactus_mesh.orchestrator import Orchestrator
+    from cactus_mesh.ports import Engine, Ledger
+    from cactus_mesh.router import Router
+
+DEFAULT_PORT: Final = 4101
+"""Tried first when the user names no address: a port that stays the same is easier to reach and to remember."""
+JOIN_SECONDS: Final = 10.0
+"""How long a client waits for its first connection before it says that nobody answers."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A running node.  The roles that it does not have are None."""
+
+    identity: Identity
+    config: Config
+    network: MeshNetwork
+    ledger: Ledger
+    directory: Directory
+    offers: Sequence[ModelOffer]
+    router: Router | None
+    orchestrator: Orchestrator | None
+
+    def join_line(self) -> str:
+        """What to paste on another machine, so that it joins through this node."""
+        network = f" --network {self.config.network}" if self.config.network != "local" else ""
+        return f"cactus-mesh run --bootstrap {self.network.addresses()[0]}{network} --ledger {self.config.ledger}"
+
+    async def hints(self) -> list[str]:
+        """What stands between this node and work or pay on the ledger, and how to change it."""
+        found: list[str] = []
+        if self.orchestrator is not None:
+            view = await self.ledger.orchestrator(self.identity.address)
+            if view is None:
+                found.append("without a stake no router gives work to this node; stake with: cactus-mesh stake AMOUNT")
+        if self.router is not None:
+            server = await self.ledger.server(self.identity.address)
+            if server is None:
+                found.append("this router is not registered on the ledger; register with: cactus-mesh register")
+            elif not server.authorised(wall_clock() / 1_000):
+                found.append(
+                    "this router is not authorised, so every peer refuses its orders; the contract's administrator "
+                    f"can run: cactus-mesh authorize {self.identity.peer_id}"
+                )
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """A snapshot for people and programs; docs/operating.md lists the keys."""
+        network = self.network.status()
+        return {
+            "peer_id": self.identity.peer_id,
+            "address": self.identity.address,
+            "network": self.config.network,
+            "ledger": self.config.ledger,
+            "roles": list(self.config.roles),
+            "addresses": self.network.addresses(),
+            "peers": network.connected,
+            "relayed_through": list(network.relayed_through),
+            "failed_dials": network.attempts,
+            "serves": [offer.name for offer in self.offers],
+            "orchestrators_known": len(self.directory.book),
+            "models_known": self.directory.index.models(),
+            "orchestrator": None if self.orchestrator is None else _serving(self.orchestrator),
+            "router": None if self.router is None else _routing(self.router),
+        }
+
+    def peers(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "peer_id": peer.peer,
+                "roles": list(peer.roles),
+                "address": peer.address,
+                "relayed": peer.relayed,
+                "rtt_ms": None if peer.rtt_ms is None else round(peer.rtt_ms, 2),
+                "since": round(peer.since, 3),
+                "agent": peer.agent,
+            }
+            for peer in self.network.peers()
+        ]
+
+
+def _serving(orchestrator: Orchestrator) -> dict[str, int]:
+    load = orchestrator.load
+    return {"slots": load.slots, "busy": load.busy, "served": orchestrator.served}
+
+
+def _routing(router: Router) -> dict[str, int]:
+    return {"running": router.running, "unsettled": router.unsettled}
+
+
+def identity_at(home: Home) -> Identity:
+    """The key of this home; a new one on first use."""
+    if not home.key_file.exists():
+        create_key_file(home.key_file, Identity.generate())
+        log.info("made a new key", extra={"path": str(home.key_file)})
+    return load_key_file(home.key_file)
+
+
+# --- a node ------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_node(config: Config, home: Home) -> AsyncIterator[Node]:
+    """Join the network and serve in the configured roles.
+
+    Raises `NoBootstrap` when there is nobody to join through, `PortInUse`, a `LedgerError`, or what is wrong with the
+    key file, a model or an address.
+    """
+    identity = identity_at(home)
+    if "bootstrap" not in config.roles:
+        _require_way_in(config, home)
+    listen = config.listen or _default_listen()
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(_engine(config)) if "orchestrator" in config.roles else None
+        ledger = await stack.enter_async_context(_ledger(config))
+        network = await stack.enter_async_context(_network(identity, config, home, config.roles, listen))
+        services = await stack.enter_async_context(open_service_nursery())
+        yield await _Roles(stack, services, identity, config, network, ledger, engine).open()
+
+
+@dataclass(frozen=True, slots=True)
+class _Roles:
+    """Opens the configured roles on open adapters."""
+
+    stack: AsyncExitStack
+    services: trio.Nursery
+    identity: Identity
+    config: Config
+    network: MeshNetwork
+    ledger: Ledger
+    engine: Engine | None
+
+    async def open(self) -> Node:
+        config = self.config
+        offers = offers_of(self.engine, config.price) if self.engine is not None else []
+        directory = Directory(
+            self.network, self.ledger, self.identity.public_key, config.network, config.matching, wall_clock
+        )
+        if "router" in config.roles or config.serving.delegated_slots:
+            await self.services.start(directory.run)
+        dispatcher = Dispatcher(self.network, directory, wall_clock, config.patience)
+        router = await self._router(directory) if "router" in config.roles else None
+        orchestrator: Orchestrator | None = None
+
+        def load() -> Load:
+            return orchestrator.load if orchestrator is not None else Load(0, 0)
+
+        herald = Herald(
+            self.identity,
+            self.network,
+            config.network,
+            config.roles,
+            offers=offers,
+            engine=self.engine.name if self.engine is not None else "",
+            region=config.region,
+            load=load,
+            peers_seen=lambda: max(len(directory.book), len(self.network.peers())),
+        )
+        if self.engine is not None:
+            orchestrator = await self._orchestrator(self.engine, dispatcher, offers, herald)
+        await self.services.start(herald.run)
+        return Node(self.identity, config, self.network, self.ledger, directory, offers, router, orchestrator)
+
+    async def _router(self, directory: Directory) -> Router:
+        return await self.stack.enter_async_context(
+            open_router(
+                self.identity,
+                self.network,
+                self.ledger,
+                directory,
+                name=self.config.network,
+                config=self.config.router,
+                patience=self.config.patience,
+                stake_cover=self.config.matching.stake_cover,
+            )
+        )
+
+    async def _orchestrator(
+        self, engine: Engine, dispatcher: Dispatcher, offers: Sequence[ModelOffer], herald: Herald
+    ) -> Orchestrator:
+        return await self.stack.enter_async_context(
+            open_orchestrator(
+                self.identity,
+                self.network,
+                self.ledger,
+                engine,
+                dispatcher,
+                offers=offers,
+                policy=self.config.serving,
+                load_changed=herald.load_changed,
+            )
+        )
+
+
+# --- a client ----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_client(
+    *,
+    bootstrap: Sequence[str] | None = None,
+    network: str | None = None,
+    ledger: str | None = None,
+    home: Path | Home | None = None,
+    config: Config | None = None,
+) -> AsyncIterator[Client]:
+    """A client of the mesh, for use from trio.
+
+    What is not given comes from the environment and ``config.toml``, as for the command line.  The key at *home* is
+    made on first use; its account needs a deposit before the first task.  Raises `NoBootstrap`, `PeerUnreachable`
+    naming each address tried, or a `LedgerError`.
+    """
+    place = home if isinstance(home, Home) else find_home(home)
+    if config is None:
+        given = {"bootstrap": None if bootstrap is None else list(bootstrap), "network": network, "ledger": ledger}
+        config = load_config(place, given)
+    _require_way_in(config, place)
+    identity = identity_at(place)
+    async with (
+        _ledger(config) as open_ledger,
+        _network(identity, config, place, ("client",), ()) as open_network,
+    ):
+        await _first_connection(open_network)
+        async with open_client_role(identity, open_network, open_ledger, config.client) as client:
+            yield client
+
+
+async def _first_connection(network: MeshNetwork) -> None:
+    """Wait until somebody answers, and say who was tried when nobody does."""
+    with trio.move_on_after(JOIN_SECONDS):
+        async with network.watch() as arrivals:
+            if not network.peers():
+                await arrivals.receive()
+            return
+    tried = "; ".join(f"{address}: {why}" for address, why in network.status().attempts.items())
+    raise NoBootstrap(f"no bootstrap peer answers ({tried or 'none was known'}); check that it runs and its address")
+
+
+# --- adapters ----------------------------------------------------------------------------------------------------
+# Imported where they are opened: libp2p and aptos_sdk take a second that `cactus-mesh --help` should not.
+
+
+def _ledger(config: Config) -> AbstractAsyncContextManager[Ledger]:
+    from cactus_mesh.ledger.client import open_ledger
+
+    return open_ledger(config.ledger, Address(config.contract), config.chain_id)
+
+
+def _engine(config: Config) -> AbstractAsyncContextManager[Engine]:
+    from cactus_mesh.engine import EngineSettings, open_engine
+
+    chosen = config.engine
+    settings = EngineSettings(
+        slots=chosen.slots, threads=chosen.threads, device=chosen.device, allow_download=chosen.allow_download
+    )
+    return open_engine(config.models, settings)
+
+
+def _network(
+    identity: Identity, config: Config, home: Home, roles: Sequence[Role], listen: Sequence[str]
+) -> AbstractAsyncContextManager[MeshNetwork]:
+    from cactus_mesh.net import NetworkSettings, open_network
+
+    settings = NetworkSettings(
+        listen=tuple(listen),
+        bootstrap=config.bootstrap,
+        known_peers_file=home.peers_file,
+        serve_dht=bool(listen),
+        serve_relay="relay" in roles,
+        use_relays=config.relayed,
+    )
+    hello = Hello(
+        network=config.network,
+        chain_id=config.chain_id,
+        contract=bytes.fromhex(config.contract.removeprefix("0x")),
+        version=VERSION,
+        roles=list(roles),
+        agent=f"cactus-mesh/{__version__}",
+    )
+    return open_network(identity, settings, hello)
+
+
+def _require_way_in(config: Config, home: Home) -> None:
+    if config.bootstrap or home.peers_file.exists():
+        return
+    raise NoBootstrap(
+        f"no bootstrap peer is known for network {config.network!r}.  To join one, paste the line that one of its "
+        "nodes printed, or add --bootstrap /ip4/…/tcp/…/p2p/….  To begin a network of your own, run first: "
+        "cactus-mesh run --role bootstrap"
+    )
+
+
+def _default_listen() -> tuple[str, ...]:
+    """The usual port, or any free one when another program has it."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("0.0.0.0", DEFAULT_PORT))  # noqa: S104 - a node is there to be reached
+            port = DEFAULT_PORT
+        except OSError:
+            port = 0
+    return (f"/ip4/0.0.0.0/tcp/{port}",)

@@ -1,0 +1,92 @@
+"""What the command line prints, and what it must not: control characters from peers, half of a JSON line, secrets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from cactus_mesh.errors import MeshError
+
+OCTAS_PER_APT: Final = 100_000_000
+_STANDARD_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def printable(text: str) -> str:
+    """*text* without what could move the cursor, recolour or retitle a terminal; newlines and tabs stay."""
+    return "".join(letter for letter in text if letter in "\n\t" or letter.isprintable())
+
+
+def say(text: str = "") -> None:
+    """A line for people, on standard error, so that standard output holds only what was asked for."""
+    click.echo(text, err=True)
+
+
+def stream(text: str) -> None:
+    """A piece of an answer, at once."""
+    click.echo(printable(text), nl=False)
+    sys.stdout.flush()
+
+
+def print_json(value: object) -> None:
+    """One object, one line."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+    sys.stdout.flush()
+
+
+def complain(error: MeshError, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"error": {"code": error.code, "message": str(error)}})
+    else:
+        say(f"error: {printable(str(error))} [{error.code}]")
+
+
+def octas(amount: int) -> str:
+    """An amount for people: ``12,345 octas``, and in APT once it is large enough to mean something there."""
+    if amount < OCTAS_PER_APT // 1_000:
+        return f"{amount:,} octas"
+    return f"{amount:,} octas ({amount / OCTAS_PER_APT:g} APT)"
+
+
+class _LogLine(logging.Formatter):
+    """``12:00:00 info cactus_mesh.router settled task=… paid_octas=…``"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        head = f"{clock} {record.levelname.lower()} {record.name} {record.getMessage()}"
+        fields = " ".join(f"{name}={printable(str(value))}" for name, value in _extras(record).items())
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return f"{head} {fields}".rstrip() + trace
+
+
+class _LogJson(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **{name: str(value) for name, value in _extras(record).items()},
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _extras(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD_FIELDS}
+
+
+def set_up_logging(verbosity: int, log_format: str) -> None:
+    """Our own warnings by default, everything of ours with ``-v``, the libraries' too with ``-vv``."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LogJson() if log_format == "json" else _LogLine())
+    logging.basicConfig(handlers=[handler], level=logging.INFO if verbosity > 1 else logging.ERROR, force=True)
+    logging.getLogger("cactus_mesh").setLevel(logging.INFO if verbosity else logging.WARNING)
+    if verbosity < 2:
+        logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs what our adapter already handles and explains
