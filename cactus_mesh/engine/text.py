@@ -100,3 +100,20 @@ class StopStrings:
             if any(stop.startswith(text[len(text) - length :]) for stop in self._stops):
                 return length
         return 0
+
+
+class OutputText:
+    """The text of a generation as its tokens come: a `Detokenizer` and then `StopStrings`."""
+
+    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str]) -> None:
+        self._detokenizer = Detokenizer(decode)
+        self._stops = StopStrings(stops)
+
+    def push(self, token: int) -> tuple[str, bool]:
+        """The text that is certain now, and whether a stop string has been completed (then push no more)."""
+        return self._stops.push(self._detokenizer.push(token))
+
+    def finish(self) -> tuple[str, bool]:
+        """The rest, when no token follows; it may still complete a stop string."""
+        text, stopped = self._stops.push(self._detokenizer.flush())
+        return (text, True) if stopped else (text + self._stops.flush(), False)

@@ -1,0 +1,236 @@
+"""From a model's name to a model in memory, with every failure in words that name the cause.
+
+Refuses what would compute wrongly in silence: missing weights, and architectures that cannot read a prompt in pieces.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import huggingface_hub
+import torch
+import transformers
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
+
+from cactus_mesh.engine.frames import ModelFacts
+from cactus_mesh.engine.models import HUB_PATTERNS, check_folder, hub_id, local_folder, model_digest
+from cactus_mesh.errors import (
+    ConfigMalformed,
+    ModelMalformed,
+    ModelMissing,
+    ModelTooLarge,
+    ModelUnsupported,
+)
+from cactus_mesh.messages import ModelShape
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from cactus_mesh.engine.models import ModelFolder
+    from cactus_mesh.engine.settings import EngineSettings
+    from cactus_mesh.messages import WorkKind
+
+_PROBE_TOKENS: Final = 6
+_PROBE_TOLERANCE: Final = 1e-2
+"""float32 differs by about 1e-5 between one piece and two; a wrong mask or position by about 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    facts: ModelFacts
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    end_ids: frozenset[int]
+    vocabulary: int
+    """Rows of the embedding: token ids below it can be read."""
+    last_logits_only: dict[str, Any]
+    """The argument, if the architecture takes it, that spares computing logits of the whole prompt."""
+
+
+def load_models(words: Sequence[str], settings: EngineSettings) -> list[LoadedModel]:
+    """Raises a `UsageError` with the cause."""
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // 2))
+    torch.set_grad_enabled(False)
+    _check_device(settings.device)
+    models = [_load(word, settings) for word in words]
+    names = [model.facts.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigMalformed(f"two models are both named {name!r}; rename one of the folders")
+    return models
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigMalformed(f"engine.device {device!r} cannot be used here: {_first_line(error)}") from None
+
+
+def _load(word: str, settings: EngineSettings) -> LoadedModel:
+    folder = _find(word, settings)
+    try:
+        config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ModelUnsupported(f"{folder.name}: {_first_line(error)}") from None
+    network = _load_network(folder, settings)
+    tokenizer = _load_tokenizer(folder)
+    facts = ModelFacts(
+        name=folder.name,
+        digest=model_digest(folder, settings.dtype),
+        dtype=settings.dtype,
+        context_tokens=_context_tokens(folder, config, settings),
+        kinds=_kinds(tokenizer),
+        shape=shape_of(network),
+    )
+    takes_last_only = "logits_to_keep" in inspect.signature(network.forward).parameters
+    model = LoadedModel(
+        facts=facts,
+        network=network,
+        tokenizer=tokenizer,
+        end_ids=_end_ids(network, tokenizer),
+        vocabulary=cast("torch.Tensor", network.get_input_embeddings().weight).shape[0],
+        last_logits_only={"logits_to_keep": 1} if takes_last_only else {},
+    )
+    _probe(model)
+    return model
+
+
+def _find(word: str, settings: EngineSettings) -> ModelFolder:
+    hub = hub_id(word)
+    name, path = (hub, _from_hub(hub, settings)) if hub else local_folder(word)
+    return check_folder(name, path)
+
+
+def _from_hub(name: str, settings: EngineSettings) -> Path:
+    """The model's folder in the hub's cache, downloaded when that is allowed."""
+    offline = not settings.allow_download
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(name, allow_patterns=list(HUB_PATTERNS), local_files_only=offline)
+        )
+    except LocalEntryNotFoundError:
+        if offline:
+            raise ModelMissing(
+                f"{name} is not on this machine and downloading is off; allow it in the configuration "
+                f"(engine.allow_download), or fetch the model yourself: hf download {name}"
+            ) from None
+        raise ModelMissing(
+            f"{name} is not on this machine and the hub cannot be reached; check the connection"
+        ) from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelMissing(f"{name} cannot be fetched from the hub: {_first_line(error)}") from None
+
+
+def _load_network(folder: ModelFolder, settings: EngineSettings) -> PreTrainedModel:
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder.path,
+            dtype=getattr(torch, settings.dtype),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        network: PreTrainedModel = loaded[0].to(settings.device)
+        report: dict[str, Any] = loaded[1]
+    except SafetensorError as error:
+        raise ModelMalformed(f"the weights of {folder.name} are damaged ({error}); get them again") from None
+    except (MemoryError, torch.OutOfMemoryError):
+        raise _too_large(folder) from None
+    except ImportError as error:
+        raise ModelUnsupported(f"{folder.name} needs a library that is missing: {_first_line(error)}") from None
+    except Exception as error:  # what transformers raises is not documented
+        if "allocate memory" in str(error):
+            raise _too_large(folder) from None
+        raise ModelUnsupported(f"{folder.name} cannot be loaded: {_first_line(error)}") from None
+    for cause in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if report[cause]:
+            raise ModelMalformed(
+                f"the weights of {folder.name} do not belong to its config.json "
+                f"({len(report[cause])} {cause}, such as {min(map(str, report[cause]))}); get them again"
+            )
+    network.eval()  # type: ignore[no-untyped-call]
+    return network
+
+
+def _load_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        raise ModelMalformed(f"the tokenizer of {folder.name} cannot be loaded: {_first_line(error)}") from None
+
+
+def _context_tokens(folder: ModelFolder, config: PreTrainedConfig, settings: EngineSettings) -> int:
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(context, int) or context < 2:
+        raise ModelUnsupported(f"the config.json of {folder.name} does not say how long its context is")
+    return min(context, settings.max_context_tokens)
+
+
+def _kinds(tokenizer: PreTrainedTokenizerBase) -> list[WorkKind]:
+    try:
+        return ["chat", "generate"] if tokenizer.get_chat_template() else ["generate"]
+    except ValueError:
+        return ["generate"]
+
+
+def _end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """As the model's generation config says, which transformers fills from config.json when there is none."""
+    known = network.generation_config.eos_token_id
+    if known is None:
+        known = tokenizer.eos_token_id
+    if known is None:
+        return frozenset()
+    return frozenset(known if isinstance(known, list) else [known])
+
+
+def shape_of(network: PreTrainedModel) -> ModelShape:
+    """What the network's work is computed from: its matrices (the output one also when it is the embedding's)."""
+    config = network.config.get_text_config()
+    matrices = [module.weight for module in network.modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+    heads = config.num_attention_heads
+    return ModelShape(
+        matmul_parameters=sum(matrix.numel() for matrix in matrices),
+        layers=config.num_hidden_layers,
+        heads=heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+    )
+
+
+def _probe(model: LoadedModel) -> None:
+    """Read a few tokens in one piece and in two.  This also makes the first request as fast as the next."""
+    name, network = model.facts.name, model.network
+    ids = torch.arange(_PROBE_TOKENS, device=network.device).remainder(model.vocabulary)[None]
+    try:
+        whole = network(input_ids=ids, use_cache=True)
+        first = network(input_ids=ids[:, :3], use_cache=True)
+        second = network(input_ids=ids[:, 3:], past_key_values=first.past_key_values, use_cache=True)
+    except Exception as error:
+        raise ModelUnsupported(f"{name} cannot be run by this engine: {_first_line(error)}") from None
+    difference = (whole.logits[0, -1] - second.logits[0, -1]).abs().max()
+    if network.dtype == torch.float32 and not difference <= _PROBE_TOLERANCE * (1 + whole.logits.abs().max()):
+        raise ModelUnsupported(f"{name} gives other numbers when it reads a prompt in pieces, so it cannot be served")
+
+
+def _too_large(folder: ModelFolder) -> ModelTooLarge:
+    size = sum((folder.path / name).stat().st_size for name in folder.files)
+    return ModelTooLarge(
+        f"{folder.name} ({size / 1e9:.1f} GB on disk) does not fit into this machine's memory; choose a smaller model"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

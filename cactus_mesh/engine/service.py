@@ -1,0 +1,314 @@
+"""The `Engine` of the node: admits generations up to the slots and keeps a worker process running beneath them.
+
+Never imports torch.  A lost worker ends its generations with `EngineFailed` and is replaced, ever more slowly; after
+`MAX_RESTARTS` in a row that finished nothing the engine gives up and says so to everybody who asks.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final, assert_never
+
+import trio
+
+from cactus_mesh.concurrency import open_service_nursery
+from cactus_mesh.engine.frames import (
+    MAX_FRAME_BYTES,
+    Admitted,
+    Alive,
+    Cancel,
+    Ended,
+    Failed,
+    Finished,
+    LoadFailed,
+    Open,
+    Ready,
+    Start,
+    Token,
+    to_frame,
+)
+from cactus_mesh.engine.requests import check_parameters, find_model
+from cactus_mesh.engine.settings import EngineSettings
+from cactus_mesh.engine.worker import Worker, WorkerLost, open_worker
+from cactus_mesh.errors import Busy, EngineFailed, MissingExtra, PromptTooLong, from_wire
+from cactus_mesh.ports import EngineFinish, EngineTokens
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from cactus_mesh.engine.frames import Event, OfGeneration
+    from cactus_mesh.messages import Sampling, Work
+    from cactus_mesh.ports import EngineEvent, EngineModel
+
+logger = logging.getLogger(__name__)
+
+MAX_RESTARTS: Final = 5
+"""In a row: whatever ends the worker that often will end it again."""
+FIRST_BACKOFF_SECONDS: Final = 0.5
+LAST_BACKOFF_SECONDS: Final = 30.0
+
+
+@asynccontextmanager
+async def open_engine(models: Sequence[str], settings: EngineSettings | None = None) -> AsyncIterator[Service]:
+    """An `Engine` that runs *models*: ``"selftest"``, folders, or hub ids.  Entering returns once all are loaded.
+
+    Raises `MissingExtra`, `ModelMissing`, `ModelRefused`, `ModelMalformed`, `ModelUnsupported`, `ModelTooLarge`,
+    `ConfigMalformed` or `EngineFailed`.  Leaving ends the worker and with it all generations.
+    """
+    if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
+        raise MissingExtra(
+            f"running models needs {' and '.join(missing)}; install with: pip install 'cactus-mesh[inference]'"
+        )
+    service = Service(models, settings or EngineSettings())
+    async with open_service_nursery() as nursery:
+        await nursery.start(service.keep_running)
+        yield service
+
+
+class _Running:
+    """A worker that is ready, and its generations."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.generations: dict[int, trio.MemorySendChannel[OfGeneration]] = {}
+        self.leaving: set[int] = set()
+        """Generations that were cancelled, until the worker confirms it."""
+        self.finished_any = False
+
+    def begin(self, start: Start, frame: bytes) -> trio.MemoryReceiveChannel[OfGeneration]:
+        # an admission, a token each and an end: a worker has no more to say
+        sender, receiver = trio.open_memory_channel["OfGeneration"](start.sampling.max_tokens + 2)
+        try:
+            self.worker.send(frame)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            raise EngineFailed("the engine's worker does not answer; try again") from None
+        self.generations[start.id] = sender
+        return receiver
+
+    def leave(self, id_: int) -> None:
+        """Cancel a generation unless it is over."""
+        if self.generations.pop(id_, None) is not None:
+            self.leaving.add(id_)
+            with suppress(trio.WouldBlock, trio.BrokenResourceError):  # then the worker is lost and all ends anyway
+                self.worker.send(to_frame(Cancel(id_)))
+
+    def deliver(self, event: OfGeneration) -> bool:
+        """Hand *event* to its generation; whether that is over now."""
+        generation = self.generations.get(event.id)
+        if generation is None:
+            if event.id not in self.leaving:
+                raise WorkerLost("spoke of a task that it was not given")
+            return False
+        try:
+            generation.send_nowait(event)
+        except trio.WouldBlock:
+            raise WorkerLost("made more tokens than it was asked for") from None
+        over = isinstance(event, Finished | Failed)
+        if over:
+            del self.generations[event.id]
+            self.finished_any |= isinstance(event, Finished)
+        return over
+
+    def end(self, reason: str) -> None:
+        """End all generations with `EngineFailed`."""
+        for id_ in list(self.generations):
+            generation = self.generations.pop(id_)
+            with suppress(trio.WouldBlock):
+                generation.send_nowait(Failed(id_, EngineFailed.code, reason))
+            generation.close()
+
+
+class Service:
+    """Obtained from `open_engine`."""
+
+    def __init__(self, models: Sequence[str], settings: EngineSettings) -> None:
+        self._words = list(models)
+        self._settings = settings
+        self._name = ""
+        self._models: tuple[EngineModel, ...] = ()
+        self._taken: set[int] = set()
+        """Generations that hold a slot, also while they wait for a worker."""
+        self._ids = itertools.count(1)
+        self._running: _Running | None = None
+        self._given_up: str | None = None
+        self._changed = trio.Event()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def models(self) -> tuple[EngineModel, ...]:
+        return self._models
+
+    @property
+    def slots(self) -> int:
+        return self._settings.slots
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process that holds the models; None while it is being replaced."""
+        return self._running.worker.pid if self._running is not None else None
+
+    # --- generations -------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def generate(
+        self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes
+    ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+        check_parameters(work, sampling, seed)
+        find_model(self._models, model_digest, work)
+        start = Start(next(self._ids), model_digest, work, sampling, seed)
+        frame = to_frame(start)
+        if len(frame) > MAX_FRAME_BYTES:
+            raise PromptTooLong(f"the prompt has {len(frame)} bytes; the engine takes at most {MAX_FRAME_BYTES}")
+        if len(self._taken) >= self.slots:
+            raise Busy(f"all {self.slots} slots are taken; try again or ask another orchestrator")
+        self._taken.add(start.id)
+        try:
+            running = await self._running_worker()
+            try:
+                events = Events(running.begin(start, frame))
+                await events.admitted()
+                yield events
+            finally:
+                running.leave(start.id)
+        finally:
+            self._taken.discard(start.id)
+
+    async def _running_worker(self) -> _Running:
+        """Waits while the worker is being replaced.  Raises `EngineFailed` when it will not be."""
+        await trio.lowlevel.checkpoint()
+        while self._running is None or len(self._running.leaving) >= self.slots:
+            if self._given_up is not None:
+                raise EngineFailed(self._given_up)
+            await self._changed.wait()
+        return self._running
+
+    def _tell_waiting(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # --- the worker --------------------------------------------------------------------------------------------------
+
+    async def keep_running(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run a worker and replace it when it is lost.  What goes wrong before the first is ready is raised."""
+        lost_in_a_row = 0
+        try:
+            while self._given_up is None:
+                reason, finished_any = await self._run_worker(task_status)
+                lost_in_a_row = 1 if finished_any else lost_in_a_row + 1
+                if lost_in_a_row > MAX_RESTARTS:
+                    self._give_up(f"the engine's worker {reason}, {lost_in_a_row} times in a row; restart the node")
+                elif self._given_up is None:
+                    await self._back_off(lost_in_a_row, reason)
+        finally:
+            if self._given_up is None:
+                self._give_up("the engine is closed")
+
+    async def _run_worker(self, task_status: trio.TaskStatus[None]) -> tuple[str, bool]:
+        """Why the worker was lost, and whether it had finished anything."""
+        running: _Running | None = None
+        reason = ""
+        try:
+            async with open_worker(self._settings, queued_frames=4 * self.slots + 1) as worker:
+                await self._load(worker, task_status)
+                running = self._running = _Running(worker)
+                self._tell_waiting()
+                await self._listen(running)
+        except WorkerLost as loss:
+            if not self._models:
+                raise EngineFailed(f"the engine's worker {loss} while it loaded {', '.join(self._words)}") from None
+            reason = str(loss)
+        return reason, running is not None and running.finished_any
+
+    async def _load(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
+        worker.send(to_frame(Open(self._words, self._settings)))
+        event = await worker.receive(self._settings.load_seconds)
+        if isinstance(event, LoadFailed):
+            if not self._models:
+                raise from_wire(event.code, event.message)
+            raise WorkerLost(f"could not load its models again ({event.message})")
+        if not isinstance(event, Ready):
+            raise WorkerLost("spoke before it was ready")
+        models = tuple(facts.model() for facts in event.models)
+        if not self._models:
+            self._name, self._models = event.engine, models
+            task_status.started()
+        elif models != self._models:
+            self._give_up("the model's files were changed on disk while it was served; restart the node")
+            raise WorkerLost("found other models than before")
+
+    async def _listen(self, running: _Running) -> None:
+        reason = "the engine was closed before this task was done"
+        try:
+            while True:
+                self._hear(running, await running.worker.receive(self._settings.stall_seconds))
+        except WorkerLost as loss:
+            reason = f"the engine's worker {loss}; it is being replaced, so ask again"
+            raise
+        finally:
+            self._running = None
+            running.end(reason)
+
+    def _hear(self, running: _Running, event: Event) -> None:
+        match event:
+            case Alive():
+                pass
+            case Ended():
+                running.leaving.discard(event.id)
+                self._tell_waiting()
+            case Admitted() | Token() | Finished() | Failed():
+                if running.deliver(event):
+                    self._taken.discard(event.id)
+            case Ready() | LoadFailed():
+                raise WorkerLost("loaded its models a second time")
+            case _:
+                assert_never(event)
+
+    async def _back_off(self, lost_in_a_row: int, reason: str) -> None:
+        seconds = min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (lost_in_a_row - 1))
+        logger.warning("the engine's worker %s; starting another in %.1f s", reason, seconds)
+        await trio.sleep(seconds)
+
+    def _give_up(self, reason: str) -> None:
+        logger.info("no more workers: %s", reason)
+        self._given_up = reason
+        self._tell_waiting()
+
+
+class Events:
+    """The events of one generation, for one reader."""
+
+    def __init__(self, receiver: trio.MemoryReceiveChannel[OfGeneration]) -> None:
+        self._receiver = receiver
+        self._over = False
+
+    async def admitted(self) -> None:
+        first = await self._receiver.receive()
+        if isinstance(first, Failed):
+            raise from_wire(first.code, first.message)
+        assert isinstance(first, Admitted)
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> EngineEvent:
+        if self._over:
+            raise StopAsyncIteration
+        event = await self._receiver.receive()
+        self._over = not isinstance(event, Token)
+        match event:
+            case Token():
+                return EngineTokens((event.token_id,), (event.logprob,), event.text)
+            case Finished():
+                return EngineFinish(event.finish, event.prompt_tokens, event.compute_ms)
+            case Failed():
+                raise from_wire(event.code, event.message)
+            case Admitted():
+                raise AssertionError("a generation is admitted once")
+            case _:
+                assert_never(event)

@@ -1,0 +1,41 @@
+"""What an operator chooses about the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cactus_mesh.errors import ConfigMalformed
+
+DType = Literal["bfloat16", "float16", "float32"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """How models run.
+
+    *threads* 0 takes half of the processor's threads.  *dtype* belongs to a model's identity: with float32, the same on
+    every machine, results can be verified by anybody.  *device* is torch's name for it ("cpu", "cuda", "mps").
+    """
+
+    slots: int = 4
+    threads: int = 0
+    device: str = "cpu"
+    dtype: DType = "float32"
+    allow_download: bool = False
+    """Whether models that are not on this machine may be fetched from the hub."""
+    max_context_tokens: int = 32_768
+    """Bounds a model's context, and with it the memory of one generation."""
+    chunk_tokens: int = 64
+    """Prompt tokens that are read before others have their turn."""
+    stall_seconds: float = 60.0
+    """A worker that is silent for so long is stuck and is replaced; a slow machine needs more, or smaller chunks."""
+    load_seconds: float = 1_800.0
+    """How long loading (and downloading) the models may take."""
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "max_context_tokens", "chunk_tokens", "stall_seconds", "load_seconds"):
+            if getattr(self, name) <= 0:
+                raise ConfigMalformed(f"engine.{name} must be more than 0, not {getattr(self, name)}")
+        if self.threads < 0:
+            raise ConfigMalformed(f"engine.threads must be 0 or more, not {self.threads}")
