@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
+
+
+def first_of(group: BaseExceptionGroup[E]) -> E:
+    """The first single exception in *group*: the one that is worth telling, the others mostly follow from it."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 @asynccontextmanager

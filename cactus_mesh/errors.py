@@ -7,8 +7,8 @@ MeshError
 ├── DemoFailed            the demo could not do what it shows                           exit status 1
 ├── UsageError            the caller, its configuration or its files are at fault      exit status 2
 │   ├── ConfigMalformed, ConfigMissing, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileExists,
-│   ├── StateMalformed, StateInUse, NodeNotRunning, NodeRunning, PortInUse, AddressMalformed, PriceOverBudget,
-│   └── MissingExtra, ModelMissing, ModelRefused, ModelMalformed, ModelUnsupported, ModelTooLarge
+│   ├── KeyFileUnwritable, StateMalformed, StateInUse, NodeNotRunning, NodeRunning, PortInUse, AddressMalformed,
+│   └── PriceOverBudget, MissingExtra, ModelMissing, ModelRefused, ModelMalformed, ModelUnsupported, ModelTooLarge
 ├── PeerError             the peer at the other end is at fault                         exit status 3
 │   ├── MessageError      its bytes: MessageTooLarge, MessageMalformed, MessageUnknownVersion, MessageUnknownType,
 │   │                     MessageNotCanonical, MessageBadSignature, MessageExpired, MessageFromFuture,
@@ -76,6 +76,10 @@ class KeyFileMissing(UsageError):
 
 class KeyFileExists(UsageError):
     code = "key.exists"
+
+
+class KeyFileUnwritable(UsageError):
+    code = "key.unwritable"
 
 
 class StateMalformed(UsageError):
@@ -403,10 +407,13 @@ def from_wire(code: str, message: str, retry: bool = False) -> MeshError:
 
 
 def to_wire(error: Exception) -> MeshError:
-    """What a peer may be told of *error*: a `MeshError` as it is, of anything else only that it happened."""
+    """What a peer may be told of *error*: a `MeshError` as it is, of anything else only that it happened.
+
+    A `UsageError` is this side's own affair, and its message may name files.
+    """
     inner: BaseException = error
     while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
         inner = inner.exceptions[0]
-    if isinstance(inner, MeshError):
+    if isinstance(inner, MeshError) and not isinstance(inner, UsageError):
         return inner
     return PeerFailed("the peer met an internal error, which its own log explains; try again or ask another peer")

@@ -1,0 +1,202 @@
+"""The connections of one running host, by peer: who is let in, which one calls use, who is still alive.
+
+Implements the swarm's `Greeter`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+import trio
+from libp2p.connection_types import ConnectionType
+
+from cactus_mesh.errors import Busy, PeerLost, ProtocolViolation
+from cactus_mesh.identity import PeerId
+from cactus_mesh.net.conn import connection_of
+from cactus_mesh.ports import ConnectedPeer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Iterator
+
+    from libp2p.abc import INetConn, INetStream
+    from libp2p.peer.id import ID
+
+    from cactus_mesh.net.conn import MeshConn
+    from cactus_mesh.net.frames import About
+    from cactus_mesh.net.greeting import Greetings
+    from cactus_mesh.net.host import MeshHost
+    from cactus_mesh.net.shared import Shared
+
+PING_SECONDS: Final = 4.0
+SILENCE_SECONDS: Final = 8.0
+"""After an open ping.  A stopped process is found within 4 + 8 seconds and one round of pings: under 20."""
+BAN_SECONDS: Final = 300.0
+MAX_BANS: Final = 1_024
+
+log = logging.getLogger(__name__)
+
+
+class Connections:
+    """*dial* is how the library's services reach a peer.  *protected* peers are never given up for others."""
+
+    host: MeshHost
+    greetings: Greetings
+
+    def __init__(self, shared: Shared, dial: Callable[[PeerId], Awaitable[MeshConn]]) -> None:
+        self._shared = shared
+        self._dial = dial
+        self._by_peer: dict[PeerId, list[MeshConn]] = {}
+        self._best: dict[PeerId, MeshConn] = {}
+        self._bans: OrderedDict[PeerId, float] = OrderedDict()
+        self._changed = trio.Event()
+
+    # --- looking -------------------------------------------------------------------------------------------------
+
+    def best(self, peer: PeerId) -> MeshConn | None:
+        """The connection that calls to *peer* use."""
+        conn = self._best.get(peer)
+        if conn is not None and conn.over.is_set():
+            self._choose(peer)
+            conn = self._best.get(peer)
+        return conn
+
+    def all(self) -> Iterator[MeshConn]:
+        for conns in self._by_peer.values():
+            yield from conns
+
+    def peers(self) -> list[ConnectedPeer]:
+        return [seen(conn) for conn in self._best.values()]
+
+    def conns(self) -> Collection[MeshConn]:
+        """The best connection of each peer."""
+        return self._best.values()
+
+    async def wait_changed(self) -> None:
+        """Until a peer comes, goes, or tells something new about itself."""
+        await self._changed.wait()
+
+    def _announce_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # --- the greeter ---------------------------------------------------------------------------------------------
+
+    async def greet(self, conn: MeshConn, nursery: trio.Nursery) -> None:
+        await self.greetings.exchange(conn, self.host, nursery)
+
+    def admit(self, conn: MeshConn, peer: PeerId) -> None:
+        """Whether an incoming connection may stay.  Raises the `MeshError` that its peer is told."""
+        if self._bans.get(peer, 0.0) > trio.current_time():
+            raise ProtocolViolation("this peer broke the protocol a short while ago and is not let in for some minutes")
+        limit = self._shared.settings.limits.inbound_connections
+        if peer not in self._by_peer and sum(other.inbound for other in self.all()) >= limit:
+            raise Busy(f"this peer has its {limit} incoming connections already; try another one, or this one later")
+
+    def welcome(self, conn: MeshConn) -> None:
+        peer = conn.session.peer
+        conns = self._by_peer.setdefault(peer, [])
+        conns.append(conn)
+        if len(conns) > self._shared.settings.limits.connections_per_peer:
+            conns[0].end(PeerLost("too many connections of one peer, the oldest goes"))
+        if not conn.inbound:
+            address = str(conn.get_transport_addresses()[0])
+            self._shared.book.learn(peer, [address])
+            self._shared.attempted(address, None)
+        self._shared.book.useful(peer, time.time())
+        self._choose(peer)
+        for watcher in self._shared.watchers:
+            self._shared.offer(watcher, seen(conn))
+        log.info("connected", extra={"peer": peer, "inbound": conn.inbound, "relayed": is_relayed(conn)})
+        self._announce_change()
+
+    def farewell(self, conn: MeshConn) -> None:
+        peer = conn.session.peer
+        self._by_peer[peer].remove(conn)
+        self._choose(peer)
+        log.info("disconnected", extra={"peer": peer, "reason": repr(conn.failure) if conn.failure else "closed"})
+        self._announce_change()
+
+    async def dial(self, peer: ID) -> INetConn:
+        return await self._dial(PeerId(str(peer)))
+
+    def _choose(self, peer: PeerId) -> None:
+        """Direct before relayed, then the newest: that one has been seen to work last."""
+        conns = [conn for conn in self._by_peer[peer] if not conn.over.is_set()]
+        if conns:
+            self._best[peer] = min(reversed(conns), key=is_relayed)
+        else:
+            self._best.pop(peer, None)
+        if not self._by_peer[peer]:
+            del self._by_peer[peer]
+
+    async def take_calls_stream(self, stream: INetStream) -> None:
+        """The handler of the protocol for calls: the session reads the stream, this only keeps it open."""
+        conn = connection_of(stream)
+        if not conn.offer_calls(stream):
+            await stream.reset()
+        else:
+            await conn.over.wait()
+
+    # --- keeping -------------------------------------------------------------------------------------------------
+
+    def told(self, conn: MeshConn, about: About) -> None:
+        conn.about = about
+        self._shared.book.learn(conn.session.peer, about.addresses)
+        self._announce_change()
+
+    def tell_everybody(self, about: About) -> None:
+        for conn in self.all():
+            conn.session.machine.tell(about)
+            conn.session.flush()
+
+    def drop(self, peer: PeerId, why: str) -> None:
+        """*peer* broke the rules: end its connections, and let it back in only after a while."""
+        self._bans[peer] = trio.current_time() + BAN_SECONDS
+        self._bans.move_to_end(peer)
+        if len(self._bans) > MAX_BANS:
+            self._bans.popitem(last=False)
+        log.warning("a peer is dropped", extra={"peer": peer, "reason": why})
+        for conn in self._by_peer.get(peer, ()):
+            conn.end(ProtocolViolation(why))
+
+    def make_room(self, protected: Collection[PeerId]) -> None:
+        """Before one more outgoing connection: at the bound, the one unused for longest gives way."""
+        outgoing = [conn for conn in self.all() if not conn.inbound]
+        if len(outgoing) < self._shared.settings.limits.outbound_connections:
+            return
+        idle = [conn for conn in outgoing if not conn.session.busy and conn.session.peer not in protected]
+        if not idle:
+            raise Busy(f"this node has its {len(outgoing)} outgoing connections, all in use; try again later")
+        min(idle, key=lambda conn: conn.session.used_at).end()
+
+    async def watch_over(self) -> None:
+        """Ping everybody, for ever; close what has gone silent."""
+        while True:
+            await trio.sleep(PING_SECONDS)
+            for conn in list(self.all()):
+                if conn.session.silent_seconds() >= SILENCE_SECONDS:
+                    conn.end(PeerLost(f"no sign of life for {SILENCE_SECONDS:.0f} s after a ping"))
+                else:
+                    conn.session.ping()
+                    self._shared.book.useful(conn.session.peer, time.time())
+
+
+def is_relayed(conn: MeshConn) -> bool:
+    return conn.get_connection_type() is ConnectionType.RELAYED
+
+
+def seen(conn: MeshConn) -> ConnectedPeer:
+    session = conn.session
+    return ConnectedPeer(
+        peer=session.peer,
+        public_key=session.public_key,
+        roles=tuple(conn.hello.roles),
+        agent=conn.hello.agent,
+        address=f"{conn.get_transport_addresses()[0]}/p2p/{session.peer}",
+        relayed=is_relayed(conn),
+        rtt_ms=None if session.rtt_seconds is None else session.rtt_seconds * 1000,
+        since=conn.since,
+    )

@@ -1,0 +1,188 @@
+"""The `Network` port over libp2p, and the supervisor that starts a new host when one crashes."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cactus_mesh.concurrency import open_service_nursery
+from cactus_mesh.errors import AddressMalformed, NetworkFailed
+from cactus_mesh.net.addresses import parse_address
+from cactus_mesh.net.connections import seen
+from cactus_mesh.net.peers import AddressBook
+from cactus_mesh.net.running import open_run
+from cactus_mesh.net.settings import NetworkStatus
+from cactus_mesh.net.shared import CHANNEL_ITEMS, Shared
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from cactus_mesh.identity import Identity, PeerId
+    from cactus_mesh.messages import Hello
+    from cactus_mesh.net.addresses import Address
+    from cactus_mesh.net.rpc import SessionReply
+    from cactus_mesh.net.running import RunningHost
+    from cactus_mesh.net.settings import NetworkSettings
+    from cactus_mesh.ports import ConnectedPeer, Gossip, GossipVerdict, Handler
+
+MAX_CRASHES: Final = 5
+CRASH_WINDOW_SECONDS: Final = 60.0
+"""More than `MAX_CRASHES` within this time is no accident: the node stops and says so."""
+FIRST_PAUSE_SECONDS: Final = 0.2
+MAX_PAUSE_SECONDS: Final = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_mesh_network(identity: Identity, settings: NetworkSettings, hello: Hello) -> AsyncIterator[MeshNetwork]:
+    listen = [_parse_listen(text) for text in settings.listen]
+    for text in (*settings.announce, *settings.bootstrap):
+        parse_address(text)
+    book = AddressBook(remember=settings.limits.known_peers)
+    if settings.known_peers_file is not None:
+        book.load(settings.known_peers_file, hello.network)
+    network = MeshNetwork(Shared(identity, hello, settings, book))
+    async with open_service_nursery() as nursery:
+        await nursery.start(network.supervise, listen)
+        yield network
+
+
+def _parse_listen(text: str) -> Address:
+    address = parse_address(text)
+    if address.family not in ("ip4", "ip6") or address.peer or address.relay:
+        raise AddressMalformed(f"cannot listen on {text!r}; it should look like /ip4/0.0.0.0/tcp/4001")
+    return address
+
+
+class MeshNetwork:
+    """Implements `cactus_mesh.ports.Network`."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._running: RunningHost | None = None
+        self._started = trio.Event()
+
+    # --- the supervisor ------------------------------------------------------------------------------------------
+
+    async def supervise(self, listen: Sequence[Address], *, task_status: trio.TaskStatus[None]) -> None:
+        """Keep a host running.  Raises what its first start does; later `NetworkFailed` when it crashes for ever."""
+        crashes: deque[float] = deque(maxlen=MAX_CRASHES)
+        pause = FIRST_PAUSE_SECONDS
+        first = True
+        while True:
+            try:
+                async with open_run(self._shared, listen) as running:
+                    listen = running.bound()  # the next one listens on the same ports
+                    self._running = running
+                    self._started.set()
+                    task_status.started() if first else None
+                    first = False
+                    await trio.sleep_forever()
+            except Exception as crash:
+                if first:
+                    raise
+                self._note_crash(crashes, crash)
+            finally:
+                self._running = None
+                self._started = trio.Event()
+            await trio.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+
+    def _note_crash(self, crashes: deque[float], crash: Exception) -> None:
+        now = trio.current_time()
+        self._shared.restarts += 1
+        if len(crashes) == MAX_CRASHES and now - crashes[0] < CRASH_WINDOW_SECONDS:
+            raise NetworkFailed(
+                f"the peer-to-peer network crashed {MAX_CRASHES + 1} times within {CRASH_WINDOW_SECONDS:.0f} s, "
+                f"last with {type(crash).__name__}; start the node again, and report this with its log"
+            ) from crash
+        crashes.append(now)
+        log.error("the libp2p host crashed and is started again", exc_info=crash)
+
+    async def _host(self) -> RunningHost:
+        while self._running is None:
+            await self._started.wait()
+        return self._running
+
+    # --- the port ------------------------------------------------------------------------------------------------
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._shared.identity.peer_id
+
+    def addresses(self) -> list[str]:
+        return self._running.addresses() if self._running else []
+
+    def peers(self) -> list[ConnectedPeer]:
+        return self._running.connections.peers() if self._running else []
+
+    async def _open(self, peer: PeerId, method: str, payload: bytes) -> SessionReply:
+        running = self._running
+        conn = running.connections.best(peer) if running else None
+        if conn is None:
+            conn = await (await self._host()).connect(peer)
+        return await conn.session.open(method, payload)
+
+    @asynccontextmanager
+    async def call(self, peer: PeerId, method: str, payload: bytes) -> AsyncIterator[SessionReply]:
+        reply = await self._open(peer, method, payload)
+        try:
+            yield reply
+        finally:
+            reply.leave()
+
+    async def ask(self, peer: PeerId, method: str, payload: bytes) -> bytes:
+        reply = await self._open(peer, method, payload)
+        try:
+            return await reply.only(method)
+        finally:
+            reply.leave()
+
+    def serve(self, method: str, handler: Handler, *, at_once: int) -> None:
+        self._shared.methods.add(method, handler, at_once)
+
+    async def connect(self, peer: PeerId, addresses: Sequence[str] = ()) -> ConnectedPeer:
+        self._shared.book.learn(peer, addresses)
+        return seen(await (await self._host()).connect(peer))
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator[trio.MemoryReceiveChannel[ConnectedPeer]]:
+        into, channel = trio.open_memory_channel["ConnectedPeer"](CHANNEL_ITEMS)
+        self._shared.watchers.append(into)
+        try:
+            with into, channel:
+                yield channel
+        finally:
+            self._shared.watchers.remove(into)
+
+    async def provide(self, key: str) -> None:
+        pass
+
+    async def providers(self, key: str) -> list[PeerId]:
+        return []
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        pass
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topic: str, validate: Callable[[bytes], GossipVerdict]
+    ) -> AsyncIterator[trio.MemoryReceiveChannel[Gossip]]:
+        into, channel = trio.open_memory_channel["Gossip"](CHANNEL_ITEMS)
+        with into, channel:
+            yield channel
+
+    def status(self) -> NetworkStatus:
+        return NetworkStatus(
+            connected=len(self.peers()),
+            known=len(self._shared.book),
+            relayed_through=(),
+            attempts=dict(self._shared.attempts),
+            dropped_gossip=self._shared.dropped,
+            restarts=self._shared.restarts,
+        )

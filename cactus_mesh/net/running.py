@@ -1,0 +1,120 @@
+"""One run of the libp2p host with everything on it.  A crash ends the run; the next begins with what `Shared` kept."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.peer.id import ID
+from multiaddr.utils import get_network_addrs
+
+from cactus_mesh.concurrency import open_service_nursery
+from cactus_mesh.errors import PeerUnreachable
+from cactus_mesh.net.addresses import Address, parse_address, reachable_at
+from cactus_mesh.net.connections import Connections
+from cactus_mesh.net.dialler import Dialler
+from cactus_mesh.net.frames import MAX_ADDRESSES, About
+from cactus_mesh.net.greeting import Greetings
+from cactus_mesh.net.host import CALLS_PROTOCOL, BoundedPeerStore, MeshHost
+from cactus_mesh.net.swarm import DialFailed, MeshSwarm
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from cactus_mesh.identity import PeerId
+    from cactus_mesh.net.conn import MeshConn
+    from cactus_mesh.net.shared import Shared
+
+INTERFACES_SECONDS: Final = 30.0
+"""How old our view of this machine's interfaces may be; a laptop changes networks."""
+
+
+@asynccontextmanager
+async def open_run(shared: Shared, listen: Sequence[Address]) -> AsyncIterator[RunningHost]:
+    """Start a host.  Raises `PortInUse` or `AddressMalformed` from its start, later whatever made it crash."""
+    async with open_service_nursery() as nursery:
+        running = RunningHost(shared, nursery)
+        await nursery.start(_serve, running.swarm, listen)
+        nursery.start_soon(running.connections.watch_over)
+        yield running
+
+
+async def _serve(swarm: MeshSwarm, listen: Sequence[Address], *, task_status: trio.TaskStatus[None]) -> NoReturn:
+    await swarm.serve(listen, task_status=task_status)
+
+
+class RunningHost:
+    def __init__(self, shared: Shared, nursery: trio.Nursery) -> None:
+        limits = shared.settings.limits
+        keys = create_new_key_pair(shared.identity.seed)
+        own = ID.from_pubkey(keys.public_key)
+        self._shared = shared
+        self._interfaces: tuple[float, list[str]] = (-INTERFACES_SECONDS, [])
+        self.swarm = MeshSwarm(
+            own,
+            keys,
+            BoundedPeerStore(own, keys),
+            max_connections=limits.inbound_connections + limits.outbound_connections,
+            max_pending=limits.pending_connections,
+        )
+        self.connections = Connections(shared, self.connect)
+        self.swarm.greeter = self.connections
+        self.host = MeshHost(self.swarm, self.addresses)
+        self.host.set_stream_handler(CALLS_PROTOCOL, self.connections.take_calls_stream)
+        self.connections.host = self.host
+        self.connections.greetings = Greetings(
+            shared.identity,
+            shared.hello,
+            shared.methods,
+            admit=self.connections.admit,
+            about=self.about,
+            told=self.connections.told,
+        )
+        self._dialler = Dialler(shared.identity.peer_id, self.swarm, nursery, self._dial_relayed, shared.attempted)
+
+    # --- reaching others -----------------------------------------------------------------------------------------
+
+    async def connect(self, peer: PeerId) -> MeshConn:
+        """The connection to *peer*, made when there is none.  Raises `PeerUnreachable` or `WrongNetwork`."""
+        conn = self.connections.best(peer)
+        if conn is not None:
+            await trio.lowlevel.checkpoint()
+            return conn
+        if peer == self._shared.identity.peer_id:
+            raise PeerUnreachable(f"{peer} is this peer itself")
+        self.connections.make_room(())
+        return await self._dialler.dial(peer, self._shared.book.addresses(peer))
+
+    async def _dial_relayed(self, address: Address, peer: PeerId) -> MeshConn:
+        raise DialFailed("no relays")
+
+    # --- being reached -------------------------------------------------------------------------------------------
+
+    def bound(self) -> list[Address]:
+        """What the listeners listen on, with the ports that they got."""
+        found = []
+        for listener in self.swarm.bound:
+            host, port = listener.getsockname()[:2]
+            found.append(Address("ip6" if ":" in host else "ip4", host.split("%")[0], port))
+        return found
+
+    def addresses(self) -> list[str]:
+        """Where others can reach this peer, the best first, each with its peer id."""
+        own = self._shared.identity.peer_id
+        announced = [parse_address(address).endpoint for address in self._shared.settings.announce]
+        direct = [address.endpoint for address in reachable_at(self.bound(), self._machine())]
+        return [f"{address}/p2p/{own}" for address in dict.fromkeys([*announced, *direct])][:MAX_ADDRESSES]
+
+    def about(self) -> About:
+        settings = self._shared.settings
+        return About(self.addresses(), dht=settings.serve_dht, relay=settings.serve_relay)
+
+    def _machine(self) -> list[str]:
+        """This machine's own addresses."""
+        read_at, interfaces = self._interfaces
+        if trio.current_time() - read_at >= INTERFACES_SECONDS:
+            interfaces = [*get_network_addrs(4), *get_network_addrs(6)]
+            self._interfaces = (trio.current_time(), interfaces)
+        return interfaces

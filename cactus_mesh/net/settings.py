@@ -1,0 +1,59 @@
+"""What a node tells its network adapter, and what the adapter tells of itself.  Does not import libp2p."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path  # noqa: TC003 - part of a public dataclass's annotations
+from typing import Final
+
+DEFAULT_LISTEN: Final = ("/ip4/0.0.0.0/tcp/0",)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds, with room for one machine's work: a connection costs about 60 kB and a little processor time."""
+
+    inbound_connections: int = 256
+    outbound_connections: int = 128
+    connections_per_peer: int = 4
+    """More than one only while both sides dial at once, or an old one has not been found dead yet."""
+    pending_connections: int = 128
+    """Accepted and not yet past their hello; beyond, the oldest gives way, so that silent ones cannot block others."""
+    known_peers: int = 256
+    """Remembered across restarts."""
+    relay_reservations: int = 128
+    relay_circuits: int = 512
+    relay_circuits_per_peer: int = 64
+    circuit_bytes: int = 1 << 30
+    """One circuit's life: a generation of 64k tokens with its receipt is a few MiB, and there are many of them."""
+    circuit_seconds: int = 3_600
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """How to be in the network.
+
+    *listen* may be empty: then nobody can dial this peer.  *announce* are addresses at which it can be reached besides
+    those that it finds itself (a forwarded port).  *bootstrap* addresses should name their peer (``/p2p/…``).
+    """
+
+    listen: tuple[str, ...] = DEFAULT_LISTEN
+    announce: tuple[str, ...] = ()
+    bootstrap: tuple[str, ...] = ()
+    known_peers_file: Path | None = None
+    serve_dht: bool = True
+    serve_relay: bool = False
+    use_relays: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkStatus:
+    """What a person asks first when nothing happens.  *attempts* maps an address to why it failed last."""
+
+    connected: int
+    known: int
+    relayed_through: tuple[str, ...]
+    attempts: dict[str, str]
+    dropped_gossip: int
+    restarts: int

@@ -1,0 +1,55 @@
+"""What the network adapter keeps while hosts come and go: identity, handlers, address book, listeners, counters."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import trio
+
+from cactus_mesh.net.rpc import Methods
+
+if TYPE_CHECKING:
+    from cactus_mesh.identity import Identity
+    from cactus_mesh.messages import Hello
+    from cactus_mesh.net.peers import AddressBook
+    from cactus_mesh.net.settings import NetworkSettings
+    from cactus_mesh.ports import ConnectedPeer
+
+CHANNEL_ITEMS: Final = 256
+"""Waiting for a reader of gossip or arrivals: seconds of the busiest topic; the newest is dropped beyond that."""
+MAX_ATTEMPTS: Final = 64
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Shared:
+    identity: Identity
+    hello: Hello
+    settings: NetworkSettings
+    book: AddressBook
+    methods: Methods = field(default_factory=Methods)
+    watchers: list[trio.MemorySendChannel[ConnectedPeer]] = field(default_factory=list)
+    attempts: OrderedDict[str, str] = field(default_factory=OrderedDict)
+    """Address to the reason why it failed last."""
+    dropped: int = 0
+    restarts: int = 0
+
+    def attempted(self, address: str, reason: str | None) -> None:
+        """*reason* None: it worked."""
+        self.attempts.pop(address, None)
+        if reason is not None:
+            self.attempts[address] = reason
+            log.info("an address did not lead to its peer", extra={"address": address, "reason": reason})
+        if len(self.attempts) > MAX_ATTEMPTS:
+            self.attempts.popitem(last=False)
+
+    def offer(self, channel: trio.MemorySendChannel[T], item: T) -> None:
+        try:
+            channel.send_nowait(item)
+        except trio.WouldBlock:
+            self.dropped += 1

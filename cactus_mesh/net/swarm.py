@@ -1,0 +1,253 @@
+"""The library's swarm with its risky parts replaced: accepting, dialling one address, and a connection's life.
+
+A connection is listed, and the library's services hear of it, only after its hello; until then it is one of a bounded
+number of pending ones.  Whatever goes wrong on one connection ends that connection and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
+
+import trio
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.config import ConnectionConfig
+from libp2p.network.exceptions import SwarmException
+from libp2p.network.swarm import Swarm
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
+from libp2p.transport.exceptions import SecurityUpgradeFailure
+from libp2p.transport.upgrader import TransportUpgrader
+
+from cactus_mesh.concurrency import first_of, open_service_nursery
+from cactus_mesh.errors import MeshError
+from cactus_mesh.net.conn import MeshConn
+from cactus_mesh.net.hello import HELLO_SECONDS
+from cactus_mesh.net.links import SocketLink
+from cactus_mesh.net.noise import MeshNoise
+from cactus_mesh.net.sockets import accept_forever, connect, listen_on
+from cactus_mesh.net.yamux import MeshMuxer
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from libp2p.abc import INetConn, INetStream, IPeerStore
+    from libp2p.crypto.keys import KeyPair
+    from libp2p.custom_types import TSecurityOptions
+    from libp2p.peer.id import ID
+
+    from cactus_mesh.net.addresses import Address
+    from cactus_mesh.net.links import Link
+    from cactus_mesh.net.yamux import MeshYamux
+
+HANDSHAKE_SECONDS: Final = 10.0
+"""From a socket to an encrypted, multiplexed connection; a slow relay needs several round trips."""
+CLOSE_SECONDS: Final = 2.0
+NOISE: Final = "/noise"
+
+log = logging.getLogger(__name__)
+
+
+class DialFailed(Exception):
+    """One address did not lead to the peer; the text says why, in a few words."""
+
+
+class Greeter(Protocol):
+    async def greet(self, conn: MeshConn, nursery: trio.Nursery) -> None:
+        """Exchange hellos on *conn*; it has a hello, and a session that runs in *nursery*, when this returns.
+
+        Raises a `MeshError` when this connection is not wanted; the peer has been told then.
+        """
+        ...
+
+    def welcome(self, conn: MeshConn) -> None:
+        """*conn* passed its hello and is listed."""
+        ...
+
+    def farewell(self, conn: MeshConn) -> None:
+        """*conn* was welcomed and is over."""
+        ...
+
+    async def dial(self, peer: ID) -> INetConn:
+        """A connection to *peer*, for the library's services.  Raises `MeshError`."""
+        ...
+
+
+class MeshSwarm(Swarm):
+    """Runs inside `serve`; everything it starts ends with that."""
+
+    greeter: Greeter
+
+    def __init__(
+        self, peer: ID, key_pair: KeyPair, peerstore: IPeerStore, *, max_connections: int, max_pending: int
+    ) -> None:
+        security = cast("TSecurityOptions", {NOISE: MeshNoise(key_pair)})
+        upgrader = TransportUpgrader(security, {})
+        upgrader.muxer_multistream = MeshMuxer(int(HANDSHAKE_SECONDS))
+        config = ConnectionConfig(max_connections=max_connections, min_connections=0, low_watermark=0)
+        super().__init__(peer, peerstore, upgrader, [], connection_config=config)
+        self.notifees.clear()  # its own one keeps tags that nobody reads
+        self.bound: list[socket.socket] = []
+        self._nursery: trio.Nursery
+        self._max_pending = max_pending
+        self._pending: OrderedDict[trio.CancelScope, None] = OrderedDict()
+
+    # --- listening -----------------------------------------------------------------------------------------------
+
+    async def serve(self, addresses: Sequence[Address], *, task_status: trio.TaskStatus[None]) -> NoReturn:
+        """Listen and keep connections.  Raises `PortInUse` or `AddressMalformed` before it has started."""
+        try:
+            for address in addresses:
+                self.bound.append(listen_on(address))
+            async with open_service_nursery() as nursery:
+                self._nursery = nursery
+                for listener in self.bound:
+                    nursery.start_soon(accept_forever, listener, self._accept)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            for listener in self.bound:
+                listener.close()
+        raise AssertionError("unreachable")
+
+    def _accept(self, accepted: socket.socket) -> None:
+        self._nursery.start_soon(self._receive, accepted)
+
+    async def _receive(self, accepted: socket.socket) -> None:
+        try:
+            link = SocketLink(accepted, initiator=False)
+        except OSError:
+            accepted.close()  # it was gone before we looked
+            return
+        await self.receive_link(link)
+
+    async def receive_link(self, link: Link) -> None:
+        """Secure what somebody else dialled and keep the connection until it ends.  Raises nothing but Cancelled."""
+        with trio.CancelScope() as pending:
+            self._pending[pending] = None
+            while len(self._pending) > self._max_pending:
+                self._pending.popitem(last=False)[0].cancel()
+            try:
+                muxed = await self._upgrade(link, None)
+                await self._live(MeshConn(muxed, self, inbound=True), lambda: self._pending.pop(pending, None))
+            except DialFailed as error:
+                log.debug("an incoming connection came to nothing", extra={"reason": str(error)})
+            finally:
+                self._pending.pop(pending, None)
+
+    # --- dialling ------------------------------------------------------------------------------------------------
+
+    async def dial_address(self, address: Address, peer: ID) -> MeshConn:
+        """Connect to *peer* at *address* and pass the hello.  Raises `DialFailed`, or the `MeshError` of a hello."""
+        try:
+            link = SocketLink(await connect(address), initiator=True)
+        except OSError as error:
+            raise DialFailed(_words(error)) from error
+        return await self.dial_link(link, peer)
+
+    async def dial_link(self, link: Link, peer: ID) -> MeshConn:
+        muxed = await self._upgrade(link, peer)
+        conn = MeshConn(muxed, self, inbound=False)
+        decided = trio.Event()
+        self._nursery.start_soon(self._live, conn, decided.set)
+        try:
+            await decided.wait()
+        except trio.Cancelled:
+            conn.end()
+            raise
+        if conn.welcomed.is_set():
+            return conn
+        if isinstance(conn.failure, MeshError | DialFailed):
+            raise conn.failure
+        raise DialFailed(_words(conn.failure)) if conn.failure else DialFailed("it closed the connection")
+
+    async def dial_peer(self, peer_id: ID) -> list[INetConn]:
+        """What the library's services call; the addresses and the race are the dialler's."""
+        try:
+            return [await self.greeter.dial(peer_id)]
+        except MeshError as error:
+            raise SwarmException(str(error)) from error
+
+    async def _upgrade(self, link: Link, peer: ID | None) -> MeshYamux:
+        """Noise, then Yamux.  Closes *link* when that fails."""
+        try:
+            with trio.fail_after(HANDSHAKE_SECONDS):
+                secured = await self.upgrader.upgrade_security(link, peer is not None, peer)
+                muxed = await self.upgrader.upgrade_connection(secured, secured.get_remote_peer())
+        except BaseException as error:
+            with trio.CancelScope(shield=True):
+                await link.close()
+            if not isinstance(error, Exception):
+                raise
+            raise DialFailed(_words(error)) from error  # the library's handshake raises whatever it stumbles over
+        return cast("MeshYamux", muxed)
+
+    # --- a connection's life -------------------------------------------------------------------------------------
+
+    async def _live(self, conn: MeshConn, decided: Callable[[], object]) -> None:
+        """Pass the hello, be listed, wait for the end.  *decided* is called when the hello was passed, or was not."""
+        try:
+            async with open_service_nursery() as nursery:
+                nursery.start_soon(conn.keep, conn.muxed_conn.start)
+                nursery.start_soon(conn.keep, conn.handle_streams)
+                with trio.fail_after(HELLO_SECONDS):
+                    await self.greeter.greet(conn, nursery)
+                self.connections.setdefault(conn.muxed_conn.peer_id, []).append(conn)
+                conn.welcomed.set()
+                self.greeter.welcome(conn)
+                decided()
+                await self.notify_connected(conn)
+                await conn.over.wait()
+        except* (MeshError, BaseLibp2pError, OSError) as group:
+            conn.end(first_of(group))
+        except* trio.TooSlowError:
+            conn.end(DialFailed(f"no hello within {HELLO_SECONDS:.0f} s"))
+        except* Exception as group:
+            conn.end(first_of(group))
+            log.error("a connection failed", extra={"peer": str(conn.muxed_conn.peer_id)}, exc_info=group)
+        finally:
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await self._bury(conn)
+            decided()
+
+    async def _bury(self, conn: MeshConn) -> None:
+        conn.end()
+        listed = conn.welcomed.is_set()
+        if listed:
+            self._unlist(conn)
+            self.greeter.farewell(conn)
+        await conn.muxed_conn.close()
+        for stream in conn.get_streams():
+            await stream.reset()
+        if listed:
+            await self._notify("disconnected", conn)
+
+    def _unlist(self, conn: MeshConn) -> None:
+        peer = conn.muxed_conn.peer_id
+        self.connections[peer].remove(conn)
+        if not self.connections[peer]:
+            del self.connections[peer]
+
+    async def notify_opened_stream(self, stream: INetStream) -> None:
+        """Nobody here listens to streams, and telling everybody costs a nursery each time."""
+
+    async def notify_closed_stream(self, stream: INetStream) -> None:
+        pass
+
+
+def _words(error: BaseException) -> str:
+    """Why a connection did not come about, for people."""
+    if isinstance(error, trio.TooSlowError):
+        return f"no answer in {HANDSHAKE_SECONDS:.0f} s"
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno:
+            return (cause.strerror or str(cause)).lower()
+    if any(isinstance(cause, PeerIDMismatchesPubkey) or "mismatch" in str(cause).lower() for cause in causes):
+        return "another peer answers there"
+    if isinstance(error, SecurityUpgradeFailure):
+        return "it does not speak Noise, or broke off the handshake"
+    return f"the handshake failed ({type(causes[-1]).__name__})"
