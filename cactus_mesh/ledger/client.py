@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import trio
 
+from cactus_mesh.errors import LedgerRejected
 from cactus_mesh.ledger import contract as abi
 from cactus_mesh.ledger.rules.params import BOUNDS, params_of
 from cactus_mesh.ledger.rules.tasks import MAX_BATCH
 from cactus_mesh.ports import Chain, ClientView, EscrowOrder, OrchestratorView, ServerView, Settled, TaskView
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from cactus_mesh.core.settlement import Settlement, SettlementClaim
     from cactus_mesh.identity import Address, Identity, PublicKey
@@ -28,6 +30,10 @@ VIEW_AGE_SECONDS: Final[dict[str, float]] = {"server": 10.0, "orchestrator": 10.
 """How old a view may be.  Registrations change rarely; a deposit is spent by each task.  Others are never cached."""
 MAX_CACHED_VIEWS: Final = 4_096
 """Accounts that one router meets within ten seconds, with room to spare; about a kilobyte each."""
+
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Transport(Protocol):
@@ -108,20 +114,20 @@ class ContractLedger:
         return await self._transport.balance(account)
 
     async def server(self, account: Address) -> ServerView | None:
-        record = await self._views.view("server", account)
-        return abi.server_view(record) if record is not None else None
+        return await self._read(abi.server_view, "server", account)
 
     async def orchestrator(self, operator: Address) -> OrchestratorView | None:
-        record = await self._views.view("orchestrator", operator)
-        return abi.orchestrator_view(record) if record is not None else None
+        return await self._read(abi.orchestrator_view, "orchestrator", operator)
 
     async def client(self, account: Address) -> ClientView | None:
-        record = await self._views.view("client", account)
-        return abi.client_view(record) if record is not None else None
+        return await self._read(abi.client_view, "client", account)
 
     async def task(self, client: Address, task_id: bytes) -> TaskView | None:
-        record = await self._views.view("task", client, task_id)
-        return abi.task_view(client, record) if record is not None else None
+        return await self._read(partial(abi.task_view, client), "task", client, task_id)
+
+    async def _read(self, understand: Callable[[Json], V], function: str, *arguments: Value) -> V | None:
+        record = await self._views.view(function, *arguments)
+        return None if record is None else _parsed(understand, record, function)
 
     # registrations and deposits: rare, and whoever makes one looks at once
 
@@ -164,8 +170,8 @@ class ContractLedger:
     async def complete_task(self, signer: Identity, settlement: Settlement) -> Settled:
         claim = settlement.claim
         arguments = (claim.client, claim.task_id, *_claimed(claim), settlement.claim_signature, settlement.quality_ppm)
-        (settled,) = abi.settled_items(await self._transport.call(signer, "complete_task", arguments))
-        return settled
+        events = await self._transport.call(signer, "complete_task", arguments)
+        return _parsed(partial(abi.settled_items, count=1), events, "complete_task")[0]
 
     async def fail_task(self, signer: Identity, client: Address, task_id: bytes) -> None:
         await self._transport.call(signer, "fail_task", (client, task_id))
@@ -177,9 +183,20 @@ class ContractLedger:
         """Safe to repeat: what an earlier call has settled comes back as `Settled.settled_before`."""
         settled: list[Settled] = []
         for start in range(0, len(batch), MAX_BATCH):
-            columns = batch_columns(batch[start : start + MAX_BATCH])
-            settled += abi.settled_items(await self._transport.call(signer, "settle_batch", columns))
+            chunk = batch[start : start + MAX_BATCH]
+            columns = batch_columns(chunk)
+            events = await self._transport.call(signer, "settle_batch", columns)
+            settled += _parsed(partial(abi.settled_items, count=len(chunk)), events, "settle_batch")
         return settled
+
+
+def _parsed(understand: Callable[[T], V], answer: T, function: str) -> V:
+    try:
+        return understand(answer)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise LedgerRejected(
+            f"the contract answers {function} in a form that this version does not know; update cactus-mesh"
+        ) from error
 
 
 def _claimed(claim: SettlementClaim) -> tuple[Value, ...]:
@@ -203,8 +220,8 @@ def batch_columns(batch: Sequence[Settlement]) -> tuple[list[Value], ...]:
 
 
 async def read_chain(transport: Transport, chain_id: int, contract: Address) -> Chain:
-    values = [int(value) for value in await transport.view("params", ())]
-    params = params_of(dict(zip(BOUNDS, values, strict=True)))
+    answer = await transport.view("params", ())
+    params = _parsed(lambda values: params_of(dict(zip(BOUNDS, map(int, values), strict=True))), answer, "params")
     return Chain(chain_id, contract, params.reward, params.min_stake)
 
 

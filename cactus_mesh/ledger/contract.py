@@ -124,9 +124,12 @@ def task_view(client: Json, record: Json) -> TaskView:
     )
 
 
-def settled_items(events: list[Event]) -> list[Settled]:
-    """One result for each item of a batch, in its order."""
-    return [_settled(name, data) for name, data in events if name in ("TaskCompleted", "SettlementSkipped")]
+def settled_items(events: list[Event], *, count: int) -> list[Settled]:
+    """One result for each of the *count* items of a batch, in its order."""
+    items = [_settled(name, data) for name, data in events if name in ("TaskCompleted", "SettlementSkipped")]
+    if len(items) != count:
+        raise ValueError(f"{count} items have {len(items)} results")
+    return items
 
 
 def _settled(name: str, data: dict[str, Json]) -> Settled:

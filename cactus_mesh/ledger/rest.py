@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -28,7 +28,7 @@ from cactus_mesh.ledger import contract as abi
 from cactus_mesh.ledger.values import BadValue, Json, Value, address_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from cactus_mesh.identity import Address, Identity
 
@@ -43,8 +43,8 @@ GAS_PRICE_AGE_SECONDS: Final = 60.0
 MAX_GAS: Final = 20_000
 MAX_GAS_PER_ITEM: Final = 3_000
 """Upper limits, of which only what is used is paid.  By Aptos's published schedule; not measured on a real network."""
-MAX_SEQUENCE_ATTEMPTS: Final = 5
-"""Tries to find a free sequence number while another program uses the same account."""
+MAX_ATTEMPTS: Final = 5
+"""Tries to find a free sequence number while another program uses the same account, or the ledger's present time."""
 
 _APTOS_COIN: Final = "0x1::aptos_coin::AptosCoin"
 _ABORT: Final = re.compile(r"Move abort in (0x[0-9a-f]{1,64})::(\w+): (?:\w+\()?(0x[0-9a-f]{1,16})")
@@ -67,8 +67,16 @@ class _Signed:
     data: bytes
 
 
-class _SequenceTaken(Exception):
-    """The account's number was used by another transaction."""
+class _Again(Exception):
+    """The transaction must be made anew, with what the refusal has taught."""
+
+    def __init__(self, advice: str) -> None:
+        super().__init__(advice)
+        self.advice = advice
+
+
+_TAKEN: Final = "another program keeps using its sequence numbers; give each program a key of its own"
+_LATE: Final = "it arrives expired; set this machine's clock right"
 
 
 class RestTransport:
@@ -86,25 +94,20 @@ class RestTransport:
     # Transport
 
     async def call(self, signer: Identity, entry: str, arguments: tuple[Value, ...]) -> list[abi.Event]:
-        types = abi.ENTRY_TYPES[entry]
-        try:
-            function = EntryFunction(self._module, entry, [], abi.encode_arguments(types, arguments))
-        except BadValue as error:
-            raise LedgerRejected(f"{entry} cannot be called like this: {error}") from None
+        function = self._function(entry, abi.ENTRY_TYPES[entry], arguments)
         items = len(arguments[0]) if entry == "settle_batch" else 0
         account = self._accounts.setdefault(signer.address, _Account())
         signed = await self._submit(signer, account, function, MAX_GAS + items * MAX_GAS_PER_ITEM)
         executed = await self._wait(signed, account)
-        if not executed["success"]:
-            raise self._failure(str(executed["vm_status"]), entry)
-        return [
-            (event["type"].split("::")[2], event["data"]) for event in executed["events"] if self._ours(event["type"])
-        ]
+        with self._understanding():
+            if not executed["success"]:
+                raise self._failure(str(executed["vm_status"]), entry)
+            events = [event for event in executed["events"] if self._ours(event["type"])]
+            return [(event["type"].split("::")[2], event["data"]) for event in events]
 
     async def view(self, function: str, arguments: tuple[Value, ...]) -> Json:
         encoder = Serializer()  # type: ignore[no-untyped-call]
-        encoded = abi.encode_arguments(abi.VIEW_TYPES[function], arguments)
-        EntryFunction(self._module, function, [], encoded).serialize(encoder)
+        self._function(function, abi.VIEW_TYPES[function], arguments).serialize(encoder)
         reply = await self._request(
             "POST", "view", encoder.output(), {"content-type": "application/x.aptos.view_function+bcs"}
         )
@@ -113,38 +116,46 @@ class RestTransport:
                 f"the ledger at {self._base} cannot answer {function} of the contract {self._module}: "
                 f"{_message(reply)}; check that the contract's address is right for this chain"
             )
-        (result,) = self._json(reply)
-        if function not in abi.OPTIONAL_VIEWS:
-            return result
-        return result["vec"][0] if result["vec"] else None
+        with self._understanding():
+            (result,) = reply.json()
+            if function not in abi.OPTIONAL_VIEWS:
+                return result
+            return result["vec"][0] if result["vec"] else None
 
     async def balance(self, account: Address) -> int:
         reply = await self._request("GET", f"accounts/{account}/balance/{_APTOS_COIN}")
         if reply.status_code == 404:
             return 0
-        return int(self._json(reply, "balance"))
+        with self._understanding():
+            return int(self._json(reply, "balance"))
+
+    def _function(self, name: str, types: tuple[str, ...], arguments: tuple[Value, ...]) -> EntryFunction:
+        try:
+            return EntryFunction(self._module, name, [], abi.encode_arguments(types, arguments))
+        except BadValue as error:
+            raise LedgerRejected(f"{name} cannot be called like this: {error}") from None
 
     # transactions
 
     async def _submit(self, signer: Identity, account: _Account, function: EntryFunction, max_gas: int) -> _Signed:
         """One at a time for each account, so that a refused transaction leaves no gap before the next."""
         async with account.lock:
-            for attempt in range(MAX_SEQUENCE_ATTEMPTS):
+            advice = ""
+            for attempt in range(MAX_ATTEMPTS):
                 if account.next is None:
                     account.next = await self._sequence(signer.address)
                 signed = self._sign(signer, account.next, function, max_gas, await self._price())
                 sequence, account.next = account.next, None  # unless it is accepted
                 try:
                     await self._post(signed, signer.address, max_gas)
-                except _SequenceTaken:
+                except _Again as again:
                     if not await self._known(signed.hash):
+                        advice = again.advice
                         await trio.sleep(POLL_SECONDS * attempt)
                         continue
                 account.next = sequence + 1
                 return signed
-        raise LedgerRejected(
-            f"another program keeps sending transactions from {signer.address}; give each program a key of its own"
-        )
+        raise LedgerRejected(f"the ledger took no transaction from {signer.address}: {advice}")
 
     def _sign(self, signer: Identity, sequence: int, function: EntryFunction, max_gas: int, price: int) -> _Signed:
         raw = RawTransaction(
@@ -166,19 +177,17 @@ class RestTransport:
         )
         if reply.status_code == 202:
             return
-        problem = self._json(reply) if reply.headers.get("content-type", "").startswith("application/json") else {}
+        problem = _problem(reply)
         match problem.get("error_code"), problem.get("vm_error_code"):
-            case (("sequence_number_too_old" | "invalid_transaction_update"), _):
-                raise _SequenceTaken
-            case _, 3:  # SEQUENCE_NUMBER_TOO_OLD
-                raise _SequenceTaken
+            case ("sequence_number_too_old" | "invalid_transaction_update", _) | (_, 3):  # SEQUENCE_NUMBER_TOO_OLD
+                raise _Again(_TAKEN)
+            case _, 6:  # TRANSACTION_EXPIRED; the refusal's headers have told the ledger's time
+                raise _Again(_LATE)
             case _, 5:  # INSUFFICIENT_BALANCE_FOR_TRANSACTION_FEE
                 raise NoFunds(
                     f"{sender} cannot pay the fee of a transaction: it must hold {max_gas} gas units' worth of coins, "
                     "of which only what is used is taken; fund it"
                 )
-            case _, 6:  # TRANSACTION_EXPIRED
-                raise LedgerRejected("the ledger finds the transaction expired; set this machine's clock right")
         raise LedgerRejected(f"the ledger at {self._base} refused the transaction: {_message(reply)}")
 
     async def _wait(self, signed: _Signed, account: _Account) -> dict[str, Any]:
@@ -187,9 +196,10 @@ class RestTransport:
             while True:
                 reply = await self._request("GET", f"transactions/wait_by_hash/{signed.hash}")
                 if reply.status_code == 200:
-                    found: dict[str, Any] = self._json(reply)
-                    if found["type"] != "pending_transaction":
-                        return found
+                    with self._understanding():
+                        found: dict[str, Any] = reply.json()
+                        if found["type"] != "pending_transaction":
+                            return found
                 elif reply.status_code != 404:
                     self._refused(reply, "transaction")
                 await trio.sleep(POLL_SECONDS)
@@ -204,13 +214,15 @@ class RestTransport:
         reply = await self._request("GET", f"accounts/{account}")
         if reply.status_code == 404:
             return 0
-        return int(self._json(reply, "account")["sequence_number"])
+        with self._understanding():
+            return int(self._json(reply, "account")["sequence_number"])
 
     async def _price(self) -> int:
         now = trio.current_time()
         if self._gas_price is None or now - self._gas_price[0] > GAS_PRICE_AGE_SECONDS:
             reply = await self._request("GET", "estimate_gas_price")
-            self._gas_price = (now, int(self._json(reply, "gas price")["gas_estimate"]))
+            with self._understanding():
+                self._gas_price = (now, int(self._json(reply, "gas price")["gas_estimate"]))
         return self._gas_price[1]
 
     def _failure(self, vm_status: str, entry: str) -> MeshError:
@@ -234,7 +246,8 @@ class RestTransport:
 
     async def check_chain(self) -> None:
         reply = await self._request("GET", "")
-        chain_id = self._json(reply, "ledger information").get("chain_id")
+        with self._understanding():
+            chain_id = self._json(reply, "ledger information")["chain_id"]
         if chain_id != self._chain_id:
             self._wrong_chain(chain_id)
 
@@ -276,13 +289,21 @@ class RestTransport:
             "correct ledger or chain_id in the configuration"
         )
 
-    def _json(self, reply: httpx.Response, what: str = "") -> Any:
-        if what and reply.status_code != 200:
+    def _json(self, reply: httpx.Response, what: str) -> Any:
+        if reply.status_code != 200:
             self._refused(reply, what)
+        return reply.json()
+
+    @contextmanager
+    def _understanding(self) -> Iterator[None]:
+        """Whatever a stranger's answer makes Python raise means that it is not a full node's answer."""
         try:
-            return reply.json()
-        except ValueError:
-            raise LedgerDown(f"what answers at {self._base} is no Aptos full node; check the ledger's URL") from None
+            yield
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise LedgerDown(
+                f"what answers at {self._base} does not speak like an Aptos full node ({type(error).__name__}); "
+                "check the ledger's URL"
+            ) from error
 
     def _refused(self, reply: httpx.Response, what: str) -> NoReturn:
         raise LedgerRejected(f"the ledger at {self._base} refused to tell the {what}: {_message(reply)}")
@@ -302,11 +323,17 @@ def _transport_problem(error: Exception) -> str:
     return f"the connection failed ({type(error).__name__})"
 
 
-def _message(reply: httpx.Response) -> str:
+def _problem(reply: httpx.Response) -> dict[str, Any]:
+    """The node's error; empty when it has another shape."""
     try:
-        return str(reply.json()["message"])[:300]
-    except (ValueError, KeyError, TypeError):
-        return f"status {reply.status_code}"
+        problem = reply.json()
+    except ValueError:
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _message(reply: httpx.Response) -> str:
+    return str(_problem(reply).get("message", f"status {reply.status_code}"))[:300]
 
 
 @asynccontextmanager

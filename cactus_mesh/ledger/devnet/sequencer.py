@@ -49,7 +49,7 @@ class _Job:
 class Sequencer:
     """Serialises all access to a chain and its store.  `run` must be running.
 
-    *version* and *timestamp_us* are those of the last transaction on disk.
+    *version* is that of the last transaction on disk.
     """
 
     def __init__(self, chain: Chain, store: Store, clock: Callable[[], float]) -> None:
@@ -59,7 +59,7 @@ class Sequencer:
         self._into, self._jobs = trio.open_memory_channel[_Job](MAX_QUEUED)
         self._lock = trio.Lock()
         self._committed = trio.Event()
-        self.version, self.timestamp_us = chain.version, chain.timestamp_us
+        self.version = chain.version
 
     async def submit(self, submission: Submission) -> None:
         """Returns once it is on disk, or parked.  Raises `Refused`.  Cancelled, it may still happen."""
@@ -101,8 +101,16 @@ class Sequencer:
                 break
         return jobs
 
+    @property
+    def timestamp_us(self) -> int:
+        """The ledger's present time, which like a chain's goes on without transactions, and never back."""
+        return max(self.chain.timestamp_us, self._now_us())
+
+    def _now_us(self) -> int:
+        return math.floor(self.clock() * 1_000_000)
+
     async def _run_and_commit(self, jobs: list[_Job]) -> None:
-        now_us = math.floor(self.clock() * 1_000_000)
+        now_us = self._now_us()
         for job in jobs:
             job.attempt(now_us)
         records = [shapes.record(executed) for job in jobs for executed in job.executed]
@@ -110,7 +118,7 @@ class Sequencer:
         if records:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self.store.commit, records, rows)
-            self.version, self.timestamp_us = records[-1].version, records[-1].timestamp_us
+            self.version = records[-1].version
             self._committed.set()
             self._committed = trio.Event()
         for job in jobs:

@@ -1,0 +1,39 @@
+"""The HTTP client for a ledger's URL: bounded, and quick to make where there is nothing to encrypt."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+import httpx
+
+from cactus_mesh.errors import LedgerDown
+
+REQUEST_SECONDS: Final = 10.0
+MAX_CONNECTIONS: Final = 32
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def base_url(url: str) -> str:
+    """*url* without the ``/v1`` and the slash that people may or may not write.  Raises `LedgerDown`."""
+    base = url.rstrip("/").removesuffix("/v1")
+    try:
+        parsed = httpx.URL(base)
+    except httpx.InvalidURL as error:
+        raise LedgerDown(f"{url!r} is no URL of a ledger ({error}); correct ledger in the configuration") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise LedgerDown(f"{url!r} is no URL of a ledger: it must begin with http:// or https:// and name a host")
+    return base
+
+
+def http_client(base: str, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+    """*transport* replaces the network."""
+    url = httpx.URL(base)
+    return httpx.AsyncClient(
+        timeout=REQUEST_SECONDS,
+        limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+        trust_env=url.host not in _LOOPBACK,  # no proxy reaches our own loopback
+        # loading the certificates takes a tenth of a second
+        verify=True if url.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        transport=transport,
+    )
