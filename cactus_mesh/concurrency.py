@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
@@ -41,22 +41,26 @@ async def open_batches(source: AsyncIterator[T], window_seconds: float) -> Async
     """The items of *source* in lists: the first as soon as it comes, then whatever came within each window.
 
     The end of *source*, or its error, ends the iteration after what came before it; it is not held back by a window.
+    What a slow reader has not taken waits here, so *source* must be one that ends.
     """
     waiting: list[T] = []
     something = trio.Event()
     ended = trio.Event()
+    failure: Exception | None = None
 
     async def pump() -> None:
-        nonlocal something
+        nonlocal failure
         try:
             async for item in source:
                 waiting.append(item)
                 something.set()
+        except Exception as error:  # the reader's to deal with, in its place
+            failure = error
         finally:
             ended.set()
             something.set()
 
-    async def batches() -> AsyncIterator[list[T]]:
+    async def batches() -> AsyncGenerator[list[T], None]:
         nonlocal something
         while True:
             await something.wait()
@@ -66,6 +70,8 @@ async def open_batches(source: AsyncIterator[T], window_seconds: float) -> Async
                 waiting.clear()
                 yield batch
             elif ended.is_set():
+                if failure is not None:
+                    raise failure
                 return
             if ended.is_set():
                 something.set()
@@ -73,6 +79,6 @@ async def open_batches(source: AsyncIterator[T], window_seconds: float) -> Async
                 with trio.move_on_after(window_seconds):
                     await ended.wait()
 
-    async with open_service_nursery() as nursery:
+    async with open_service_nursery() as nursery, aclosing(batches()) as made:
         nursery.start_soon(pump)
-        yield batches()
+        yield made

@@ -15,55 +15,62 @@ import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from cactus_mesh.core.matching import Weights
 from cactus_mesh.core.routing import Patience
 from cactus_mesh.core.serving import ServingPolicy
 from cactus_mesh.errors import ConfigMalformed, ConfigMissing, MeshError
-from cactus_mesh.messages import Role  # noqa: TC001 - msgspec reads the annotations at run time
+from cactus_mesh.messages import MAX_TOKENS, MAX_VALIDITY_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ENVIRONMENT_PREFIX: Final = "CACTUS_MESH_"
 DEFAULT_NETWORK: Final = "local"
-SERVING_ROLES: Final = ("orchestrator", "router", "relay", "bootstrap")
 _APPLICATION: Final = "cactus-mesh"
 _ELSEWHERE: Final = frozenset({"HOME", "LOG"})
 """Variables with our prefix that are not settings of this file."""
+
+ServingRole = Literal["bootstrap", "orchestrator", "relay", "router"]
+_Octas = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Label = Annotated[str, Meta(max_length=200)]
 
 
 @dataclass(frozen=True, slots=True)
 class PriceConfig:
     """What this orchestrator asks, in octas: per task, and per thousand input and output tokens."""
 
-    base: int = 1_000
-    input_per_1k: int = 2_000
-    output_per_1k: int = 10_000
+    base: _Octas = 1_000
+    input_per_1k: _Octas = 2_000
+    output_per_1k: _Octas = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """How models run.  *threads* 0 takes half of the processor's threads."""
 
-    slots: int = 4
-    threads: int = 0
+    slots: Annotated[int, Meta(ge=1, le=4_096)] = 4
+    threads: Annotated[int, Meta(ge=0, le=4_096)] = 0
     device: str = "cpu"
     allow_download: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
-    """How a router settles: a batch at *settle_batch* tasks or *settle_after_seconds*, whichever is first."""
+    """How a router settles: a batch at *settle_batch* tasks or *settle_after_seconds*, whichever is first.
 
-    settle_batch: int = 50
-    settle_after_seconds: float = 1.0
-    escrow_above: int = 10_000_000
+    One transaction settles at most 50.
+    """
+
+    settle_batch: Annotated[int, Meta(ge=1, le=50)] = 50
+    settle_after_seconds: Annotated[float, Meta(gt=0, le=300)] = 1.0
+    escrow_above: _Octas = 10_000_000
     """Tasks with a maximum price above this many octas are put into escrow on the ledger beside the work."""
-    tasks_at_once: int = 512
+    tasks_at_once: Annotated[int, Meta(ge=1, le=100_000)] = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +78,9 @@ class ClientConfig:
     """Whom to ask, and what a task may take unless it says otherwise: octas, tokens and seconds."""
 
     model: str = "cactus-selftest"
-    max_price: int = 100_000
-    max_tokens: int = 256
-    deadline_seconds: float = 120.0
+    max_price: _Octas = 100_000
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = 256
+    deadline_seconds: Annotated[float, Meta(gt=0, lt=MAX_VALIDITY_MS / 1_000)] = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +88,16 @@ class Config:
     """Everything a node is told.  Lists in the environment are separated by commas."""
 
     network: str = DEFAULT_NETWORK
-    roles: tuple[Role, ...] = ("orchestrator",)
+    roles: Annotated[tuple[ServingRole, ...], Meta(min_length=1)] = ("orchestrator",)
     bootstrap: tuple[str, ...] = ()
     listen: tuple[str, ...] = ()
     relayed: bool = False
     """Keep reservations at relays, for a machine that nobody can reach directly."""
-    region: str = ""
-    ledger: str = ""
-    contract: str = ""
-    chain_id: int = 0
-    models: tuple[str, ...] = ("selftest",)
+    region: _Label = ""
+    ledger: Annotated[str, Meta(pattern=r"^(https?://.+)?$")] = ""
+    contract: Annotated[str, Meta(pattern=r"^(0x[0-9a-f]{64})?$")] = ""
+    chain_id: Annotated[int, Meta(ge=0, le=255)] = 0
+    models: Annotated[tuple[str, ...], Meta(max_length=32)] = ("selftest",)
     price: PriceConfig = field(default_factory=PriceConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     serving: ServingPolicy = field(default_factory=ServingPolicy)
@@ -133,7 +140,8 @@ def find_home(given: Path | None, environment: Mapping[str, str] = os.environ) -
     if given is None and environment.get(ENVIRONMENT_PREFIX + "HOME"):
         given = Path(environment[ENVIRONMENT_PREFIX + "HOME"])
     if given is not None:
-        return Home(given, given)
+        place = given.expanduser()
+        return Home(place, place)
     import platformdirs
 
     return Home(
@@ -150,18 +158,17 @@ def load_config(
     Raises `ConfigMalformed` naming the source, the key and what was expected there, or `ConfigMissing`.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
+    _convert(given, Config, "the command line")
     chosen = _merge(_merge(_read_toml(home.config_file), _from_environment(environment)), given)
-    name = chosen.get("network", DEFAULT_NETWORK)
-    if not isinstance(name, str):
-        raise ConfigMalformed(f"network must be a name, not {name!r}")
-    config = _convert(_merge(_network_file(name), chosen), Config, "the configuration")
+    network = _network_file(chosen.get("network", DEFAULT_NETWORK))
+    config = _convert(_merge(network, chosen), Config, "the configuration")
     _check(config)
     return config
 
 
 def _check(config: Config) -> None:
-    if not config.roles or not set(config.roles) <= set(SERVING_ROLES):
-        raise ConfigMalformed(f"roles must name one or more of: {', '.join(SERVING_ROLES)}")
+    if len(set(config.roles)) != len(config.roles):
+        raise ConfigMalformed(f"a role is named twice in {', '.join(config.roles)}; name each once")
     if not config.ledger or not config.contract or not config.chain_id:
         raise ConfigMissing(
             f"network {config.network!r} needs a ledger URL, a contract address and a chain id; set ledger, contract "
@@ -171,10 +178,6 @@ def _check(config: Config) -> None:
         raise ConfigMalformed(f"contract must be an account address, 0x and 64 hex digits, not {config.contract!r}")
     if not 1 <= config.chain_id <= 255:
         raise ConfigMalformed(f"chain_id must be between 1 and 255, not {config.chain_id}")
-    if not 1 <= config.router.settle_batch <= 50:
-        raise ConfigMalformed("router.settle_batch must be between 1 and 50, what one transaction can settle")
-    if config.engine.slots < 1:
-        raise ConfigMalformed("engine.slots must be at least 1")
 
 
 def _is_address(text: str) -> bool:
@@ -215,16 +218,18 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             raise ConfigMalformed(f"there is no setting for the variable {name}{_did_you_mean(name, leaves)}")
         path, kind = leaves[name]
         _put(found, path, _parse(name, text, kind))
+    _convert(found, Config, "the environment")
     return found
 
 
 def _parse(name: str, text: str, kind: object) -> object:
-    if typing.get_origin(kind) is tuple:
-        return [piece.strip() for piece in text.split(",") if piece.strip()]
+    plain = typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
+    is_list = typing.get_origin(plain) is tuple
+    value = [piece.strip() for piece in text.split(",") if piece.strip()] if is_list else text
     try:
-        return msgspec.convert(text, kind, strict=False)
+        return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigMalformed(f"{name}: {error}") from None
+        raise ConfigMalformed(f"{name}: {_plainly(error)}") from None
 
 
 def _put(into: dict[str, Any], path: tuple[str, ...], value: object) -> None:
@@ -245,7 +250,7 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind, vars(sys.modules[kind.__module__]))
+    return typing.get_type_hints(kind, vars(sys.modules[kind.__module__]), include_extras=True)
 
 
 def _leaves(kind: type, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -276,7 +281,11 @@ def _convert(values: Mapping[str, Any], kind: type[Config], source: str) -> Conf
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        text = str(error).replace("$.", "").replace("Invalid enum value", "unknown value")
-        raise ConfigMalformed(f"{source}: {text}") from None
+        raise ConfigMalformed(f"{source}: {_plainly(error)}") from None
     except MeshError as error:  # a section's own check
         raise ConfigMalformed(f"{source}: {error}") from None
+
+
+def _plainly(error: msgspec.ValidationError) -> str:
+    """What msgspec says, in the words of a file of settings."""
+    return str(error).replace("$.", "").replace("`$[", "`[").replace("Invalid enum value", "unknown value")

@@ -18,7 +18,7 @@ import base58
 from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 from nacl.exceptions import CryptoError
 
-from cactus_mesh.errors import KeyFileExists, KeyFileExposed, KeyFileMalformed, KeyFileMissing
+from cactus_mesh.errors import KeyFileExists, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileUnwritable
 
 PublicKey = NewType("PublicKey", bytes)
 """32 bytes, Ed25519."""
@@ -98,17 +98,32 @@ def public_key_of(peer: str) -> PublicKey:
         raise ValueError(f"{peer!r} is not a peer id: {error}") from None
     if len(raw) != len(_PEER_ID_PREFIX) + PUBLIC_KEY_BYTES or not raw.startswith(_PEER_ID_PREFIX):
         raise ValueError(f"{peer!r} is not an Ed25519 peer id (these begin with 12D3KooW)")
-    return PublicKey(raw[len(_PEER_ID_PREFIX) :])
+    key = PublicKey(raw[len(_PEER_ID_PREFIX) :])
+    if peer_id(key) != peer:  # base58 overlooks space at the end
+        raise ValueError(f"{peer!r} is not a peer id in its one spelling")
+    return key
 
 
 def create_key_file(path: Path, identity: Identity) -> None:
-    """Write *identity* to *path*, mode 0600, all at once or not at all.  An existing file is never replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Write *identity* to *path*, mode 0600, all at once or not at all.  An existing file is never replaced.
+
+    Raises `KeyFileExists`, or `KeyFileUnwritable` when the folder or disk does not take it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _create(path, f"{_KEY_PREFIX}{identity.seed.hex()}\n")
+    except OSError as error:
+        raise KeyFileUnwritable(
+            f"cannot write a key to {path} ({error.strerror}); choose another folder with --home"
+        ) from None
+
+
+def _create(path: Path, text: str) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".key-")  # mkstemp creates with 0600
     temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(f"{_KEY_PREFIX}{identity.seed.hex()}\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         _publish(temporary, path)
@@ -138,7 +153,8 @@ def load_key_file(path: Path) -> Identity:
     except FileNotFoundError:
         raise KeyFileMissing(f"no key at {path}; create one with: cactus-mesh keygen") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise KeyFileMalformed(f"cannot read the key at {path}: {type(error).__name__}") from None
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise KeyFileMalformed(f"cannot read the key at {path} ({why}); check who owns it and what it is") from None
     if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise KeyFileExposed(
             f"{path} can be read by other users (mode {stat.S_IMODE(mode):04o}); fix it with: chmod 600 {path}"

@@ -10,6 +10,7 @@ import hashlib
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, NewType, TypeVar
 
 import msgspec
@@ -546,32 +547,50 @@ def seed_of(nonce: bytes, router_nonce: bytes, task_id: bytes) -> bytes:
 class ReplayCache:
     """Remembers message ids until they expire.
 
-    A sender at its bound is refused rather than forgotten.  Beyond `MAX_SENDERS` the sender heard longest ago is
-    forgotten: an acting message must come from its signer's own authenticated connection, so the only peer that this
-    would let replay is the signer itself, and the duplicate task id then stops it.
+    A sender at its bound is refused rather than forgotten.  Beyond `MAX_SENDERS` or `MAX_MESSAGES` the sender heard
+    longest ago is forgotten: an acting message must come from its signer's own authenticated connection, so the only
+    peer that this would let replay is the signer itself, and the duplicate task id then stops it.
     """
 
     MAX_PER_SENDER = 32_768  # 250 messages a second for the two minutes that a request stays valid
     MAX_SENDERS = 4_096
+    MAX_MESSAGES = 500_000  # of all senders, about 120 MB: identities cost nothing
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[PublicKey, dict[bytes, int]] = OrderedDict()
+        self._seen: OrderedDict[PublicKey, _Seen] = OrderedDict()
+        self._count = 0
 
     def admit(self, message: Sealed[B], now_ms: int) -> None:
         """Raises `MessageReplayed` or, when the sender is at its bound, `MessageOverload`."""
-        seen = self._seen.setdefault(message.sender, {})
+        seen = self._seen.setdefault(message.sender, _Seen())
         self._seen.move_to_end(message.sender)
-        if len(self._seen) > self.MAX_SENDERS:
-            self._seen.popitem(last=False)
-        if message.message_id in seen:
+        self._count -= seen.forget_expired(now_ms)
+        if message.message_id in seen.ids:
             raise MessageReplayed("this message was received before; make a new one instead of sending it again")
-        if len(seen) >= self.MAX_PER_SENDER:
-            _forget_expired(seen, now_ms)
-            if len(seen) >= self.MAX_PER_SENDER:
-                raise MessageOverload("too many messages from this sender; slow down")
-        seen[message.message_id] = message.expires_at_ms
+        if len(seen.ids) >= self.MAX_PER_SENDER:
+            raise MessageOverload("too many messages from this sender; slow down")
+        seen.add(message.message_id, message.expires_at_ms)
+        self._count += 1
+        while len(self._seen) > self.MAX_SENDERS or self._count > self.MAX_MESSAGES:
+            self._count -= len(self._seen.popitem(last=False)[1].ids)
 
 
-def _forget_expired(seen: dict[bytes, int], now_ms: int) -> None:
-    for message_id in [known for known, expires in seen.items() if expires <= now_ms]:
-        del seen[message_id]
+class _Seen:
+    """The unexpired messages of one sender."""
+
+    __slots__ = ("_by_expiry", "ids")
+
+    def __init__(self) -> None:
+        self.ids: set[bytes] = set()
+        self._by_expiry: list[tuple[int, bytes]] = []
+
+    def add(self, message_id: bytes, expires_at_ms: int) -> None:
+        self.ids.add(message_id)
+        heappush(self._by_expiry, (expires_at_ms, message_id))
+
+    def forget_expired(self, now_ms: int) -> int:
+        """How many there were."""
+        before = len(self.ids)
+        while self._by_expiry and self._by_expiry[0][0] <= now_ms:
+            self.ids.discard(heappop(self._by_expiry)[1])
+        return before - len(self.ids)

@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Final
 
 from sortedcontainers import SortedSet
 
+from cactus_mesh.messages import MAX_VALIDITY_MS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cactus_mesh.identity import PublicKey
     from cactus_mesh.messages import Advert, Sealed
 
-MIN_HEARTBEAT_SECONDS: Final = 5.0
-MAX_HEARTBEAT_SECONDS: Final = 300.0
-ADVERTS_PER_SECOND: Final = 10.0
-"""What one peer should receive at most; a gossiped message costs 6-12 ms of CPU over the network."""
 LEASE_HEARTBEATS: Final = 3
 """An advert outlives two lost successors."""
+MIN_HEARTBEAT_SECONDS: Final = 5.0
+MAX_HEARTBEAT_SECONDS: Final = MAX_VALIDITY_MS / 1_000 / LEASE_HEARTBEATS
+"""A lease cannot outlast a message.  Reached at 12,000 peers, beyond which a peer's load grows again."""
+ADVERTS_PER_SECOND: Final = 10.0
+"""What one peer should receive at most; a gossiped message costs 6-12 ms of CPU over the network."""
 MAX_ADVERTS: Final = 200_000
 """About 1 KiB each: the memory of a router that knows every peer of a very large network."""
 

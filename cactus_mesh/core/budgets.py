@@ -27,12 +27,15 @@ class Promised:
                 f"account {client} has {deposit} octas on deposit, {promised} of them promised to running tasks, and "
                 f"this task may cost {amount}; deposit more with: cactus-mesh deposit {amount + promised - deposit}"
             )
-        self._by_client[client] = promised + amount
+        self._keep(client, promised + amount)
 
     def release(self, client: Address, amount: int) -> None:
         left = self.of(client) - amount
         assert left >= 0, "only what was promised is released"
-        if left:
-            self._by_client[client] = left
+        self._keep(client, left)
+
+    def _keep(self, client: Address, amount: int) -> None:
+        if amount:
+            self._by_client[client] = amount
         else:
-            del self._by_client[client]
+            self._by_client.pop(client, None)

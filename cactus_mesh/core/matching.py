@@ -6,8 +6,12 @@ be changed in the configuration.  `Index` gives the same order as `rank` without
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from enum import IntEnum
+from heapq import nsmallest
+from itertools import islice
+from typing import TYPE_CHECKING, Final, assert_never
 
 from sortedcontainers import SortedKeyList
 
@@ -24,7 +28,7 @@ from cactus_mesh.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from random import Random
 
     from cactus_mesh.identity import PublicKey
@@ -37,6 +41,10 @@ _LATENCY_HALF_MS: Final = 100.0
 _PRICE_HALF_OCTAS_PER_1K: Final = 20_000
 # A peer that nobody has measured yet is taken to be middling, so that it is tried but not preferred.
 _UNMEASURED: Final = 0.5
+MAX_LOOKED_AT: Final = 10_000
+"""Candidates per task, a few milliseconds: a task that nobody can serve must not hold up those that somebody can."""
+NAMES_TOLD: Final = 10
+"""Models named to a client that asked for one that is not there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +64,9 @@ class Weights:
 
     def __post_init__(self) -> None:
         shares = (self.stake, self.success, self.compute, self.latency, self.load, self.price)
-        if min(*shares, self.spread, self.stake_cover) < 0 or not sum(shares) > 0:
-            raise UsageError("matching weights must not be negative, and at least one must be positive")
+        values = (*shares, self.spread, self.stake_cover)
+        if not all(map(math.isfinite, values)) or min(values) < 0 or not 0 < sum(shares) < math.inf:
+            raise UsageError("matching weights must be finite and not negative, and at least one must be positive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,44 +118,71 @@ def _halving(value: float, half: float) -> float:
     return half / (half + value)
 
 
+class _Obstacle(IntEnum):
+    """What stands in a candidate's way, from "nobody is there" to "nearly served"."""
+
+    GONE = 0
+    KIND = 1
+    LENGTH = 2
+    PRICE = 3
+    STAKE = 4
+    FULL = 5
+
+
 def obstacle(candidate: Candidate, need: Need, now_ms: int) -> MeshError | None:
     """Why *candidate* cannot serve *need*, the most basic reason first; None when it can."""
+    missed = _missed(candidate, need, now_ms)
+    return None if missed is None else _explain(missed[0], candidate, need)
+
+
+def _missed(candidate: Candidate, need: Need, now_ms: int) -> tuple[_Obstacle, int] | None:
+    """The obstacle and, where there are degrees, how near *candidate* comes to passing it (more is nearer)."""
     offer = candidate.offer
     if candidate.lease_ends_ms <= now_ms or candidate.orchestrator in need.without:
-        return NoOrchestrator("no other orchestrator that serves this model is left; try again in a minute")
+        return _Obstacle.GONE, 0
     if need.kind not in offer.kinds:
-        return UnknownModel(f"{offer.name} does not do {need.kind!r}; it does {', '.join(offer.kinds)}")
-    if need.prompt_tokens + need.max_tokens > offer.context_tokens:
-        return PromptTooLong(
-            f"{offer.name} has room for {offer.context_tokens} tokens, this task wants at least "
-            f"{need.prompt_tokens + need.max_tokens}; shorten the prompt or ask for fewer tokens"
-        )
-    least = asked_price(offer.price, need.prompt_tokens, need.max_tokens)
-    if least > need.max_price:
-        return PriceTooLow(
-            f"this task may cost {least} octas and its maximum price is {need.max_price}; "
-            "raise the maximum price or ask for fewer tokens"
-        )
+        return _Obstacle.KIND, 0
+    room = offer.context_tokens - need.prompt_tokens - need.max_tokens
+    if room < 0:
+        return _Obstacle.LENGTH, room
+    spare = need.max_price - asked_price(offer.price, need.prompt_tokens, need.max_tokens)
+    if spare < 0:
+        return _Obstacle.PRICE, spare
     if candidate.stake < need.least_stake:
-        affordable = need.max_price * candidate.stake // need.least_stake
-        return NotStaked(
-            f"for a maximum price of {need.max_price} octas an orchestrator must stake {need.least_stake}, and the "
-            f"largest stake here is {candidate.stake}; lower the maximum price to {affordable}"
-        )
+        return _Obstacle.STAKE, candidate.stake
     if candidate.busy >= candidate.slots:
-        return Busy("every orchestrator that serves this model is full; try again in a few seconds")
+        return _Obstacle.FULL, 0
     return None
 
 
-# From "nobody is there" to "nearly served": the last obstacle that anybody met is the most useful thing to tell.
-_PROGRESS: Final[tuple[type[MeshError], ...]] = (
-    NoOrchestrator,
-    UnknownModel,
-    PromptTooLong,
-    PriceTooLow,
-    NotStaked,
-    Busy,
-)
+def _explain(which: _Obstacle, candidate: Candidate, need: Need) -> MeshError:
+    offer = candidate.offer
+    match which:
+        case _Obstacle.GONE:
+            return NoOrchestrator("no other orchestrator that serves this model is left; try again in a minute")
+        case _Obstacle.KIND:
+            return UnknownModel(f"{offer.name} does not do {need.kind!r}; it does {', '.join(offer.kinds)}")
+        case _Obstacle.LENGTH:
+            return PromptTooLong(
+                f"{offer.name} has room for {offer.context_tokens} tokens, this task wants at least "
+                f"{need.prompt_tokens + need.max_tokens}; shorten the prompt or ask for fewer tokens"
+            )
+        case _Obstacle.PRICE:
+            least = asked_price(offer.price, need.prompt_tokens, need.max_tokens)
+            return PriceTooLow(
+                f"this task may cost {least} octas and its maximum price is {need.max_price}; "
+                "raise the maximum price or ask for fewer tokens"
+            )
+        case _Obstacle.STAKE:
+            affordable = need.max_price * candidate.stake // need.least_stake
+            return NotStaked(
+                f"for a maximum price of {need.max_price} octas an orchestrator must stake {need.least_stake}, and "
+                f"the largest stake here is {candidate.stake}; lower the maximum price to {affordable}"
+            )
+        case _Obstacle.FULL:
+            return Busy("every orchestrator that serves this model is full; try again in a few seconds")
+        case _:
+            assert_never(which)
 
 
 def rank(
@@ -154,21 +190,36 @@ def rank(
 ) -> list[Candidate]:
     """The best *limit* of *candidates* that can serve *need*, best first.
 
-    Raises the error that tells the client most about why nobody can.
+    Looks at no more than the best `MAX_LOOKED_AT`.  Raises the error that tells the client most about why nobody can:
+    of the obstacles met the one nearest to success, of the candidates that met it the one that came nearest.
     """
     everybody = list(candidates)
     digest = need.model_digest or resolve(everybody, need.model)
-    offered = [candidate for candidate in everybody if candidate.offer.digest == digest]
+    offered = _distinct(candidate for candidate in everybody if candidate.offer.digest == digest)
+    if not offered:
+        raise _nobody_offers(need, {candidate.offer.name for candidate in everybody})
     ordered = sorted(offered, key=lambda candidate: _sort_key(candidate, weights))
     return _take(iter(ordered), need, weights, now_ms, rng, limit)
+
+
+def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """One offer of a digest by a name per orchestrator, the last: its stake must not count twice behind a name."""
+    return list({(c.orchestrator, c.offer.name, c.offer.digest): c for c in candidates}.values())
+
+
+def _nobody_offers(need: Need, names: Collection[str]) -> MeshError:
+    if not names:
+        return NoOrchestrator("this router knows of no orchestrator yet; try again in a few seconds")
+    which = " with that digest" if need.model_digest else ""
+    told = ", ".join(nsmallest(NAMES_TOLD, names))
+    return UnknownModel(f"no orchestrator offers {need.model!r}{which}; offered here: {told}")
 
 
 def resolve(candidates: Iterable[Candidate], model: str) -> bytes | None:
     """Which digest a model's name means: the one that most stake stands behind, so that a name cannot be squatted."""
     behind: dict[bytes, int] = {}
-    for candidate in candidates:
-        if candidate.offer.name == model:
-            behind[candidate.offer.digest] = behind.get(candidate.offer.digest, 0) + candidate.stake
+    for candidate in _distinct(candidate for candidate in candidates if candidate.offer.name == model):
+        behind[candidate.offer.digest] = behind.get(candidate.offer.digest, 0) + candidate.stake
     return _most_backed(behind)
 
 
@@ -176,29 +227,36 @@ def _most_backed(behind: dict[bytes, int]) -> bytes | None:
     return max(behind, key=lambda digest: (behind[digest], digest), default=None)
 
 
-def _sort_key(candidate: Candidate, weights: Weights) -> tuple[float, bytes]:
-    return -score(candidate, weights), candidate.orchestrator
+def _sort_key(candidate: Candidate, weights: Weights) -> tuple[bool, float, bytes]:
+    """The full ones last, since they are only looked at to say that everybody is full."""
+    return candidate.busy >= candidate.slots, -score(candidate, weights), candidate.orchestrator
 
 
 def _take(
     ordered: Iterator[Candidate], need: Need, weights: Weights, now_ms: int, rng: Random, limit: int
 ) -> list[Candidate]:
     """Walk down the order until *limit* are found; the near-equals at its top come in random order."""
-    found: list[Candidate] = []
-    nearest: MeshError | None = None
-    for candidate in ordered:
-        if any(candidate.orchestrator == earlier.orchestrator for earlier in found):
+    found: dict[PublicKey, Candidate] = {}
+    nearest: tuple[tuple[_Obstacle, int], Candidate] | None = None
+    for candidate in islice(ordered, MAX_LOOKED_AT):
+        if candidate.orchestrator in found:
             continue
-        problem = obstacle(candidate, need, now_ms)
-        if problem is None:
-            found.append(candidate)
+        missed = _missed(candidate, need, now_ms)
+        if missed is None:
+            found[candidate.orchestrator] = candidate
             if len(found) == limit:
                 break
-        elif nearest is None or _PROGRESS.index(type(problem)) > _PROGRESS.index(type(nearest)):
-            nearest = problem
+        elif nearest is None or missed > nearest[0]:
+            nearest = missed, candidate
     if not found:
-        raise nearest or UnknownModel(f"no orchestrator offers {need.model!r}")
-    near = [c for c in found if score(found[0], weights) - score(c, weights) <= weights.spread]
+        assert nearest is not None, "somebody offers it, so somebody was looked at"
+        raise _explain(nearest[0][0], nearest[1], need)
+    return _shuffle_near_equals(list(found.values()), weights, rng)
+
+
+def _shuffle_near_equals(found: list[Candidate], weights: Weights, rng: Random) -> list[Candidate]:
+    best = score(found[0], weights)
+    near = [candidate for candidate in found if best - score(candidate, weights) <= weights.spread]
     rng.shuffle(near)
     return near + found[len(near) :]
 
@@ -220,7 +278,7 @@ class Index:
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
         self._of_peer: dict[PublicKey, tuple[Candidate, ...]] = {}
-        self._by_digest: dict[bytes, SortedKeyList[Candidate, tuple[float, bytes]]] = {}
+        self._by_digest: dict[bytes, SortedKeyList[Candidate, tuple[bool, float, bytes]]] = {}
         self._backing: dict[str, dict[bytes, _Backing]] = {}
 
     def __len__(self) -> int:
@@ -236,7 +294,7 @@ class Index:
         """Replace everything known of *orchestrator*; nothing to put forgets it."""
         for old in self._of_peer.pop(orchestrator, ()):
             self._remove(old)
-        new = tuple(candidates)
+        new = tuple(_distinct(candidates))
         if new:
             self._of_peer[orchestrator] = new
         for candidate in new:
@@ -270,11 +328,8 @@ class Index:
 
     def rank(self, need: Need, *, now_ms: int, rng: Random, limit: int) -> list[Candidate]:
         """As the function `rank`."""
-        if not self._of_peer:
-            raise NoOrchestrator("this router knows of no orchestrator yet; try again in a few seconds")
         digest = need.model_digest or self.resolve(need.model)
         order = self._by_digest.get(digest) if digest else None
         if order is None:
-            known = ", ".join(self.models()[:10])
-            raise UnknownModel(f"no orchestrator offers {need.model!r}; offered here: {known}")
+            raise _nobody_offers(need, self._backing.keys())
         return _take(iter(order), need, self._weights, now_ms, rng, limit)

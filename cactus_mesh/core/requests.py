@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cactus_mesh.core.settlement import TaskConsent
-from cactus_mesh.errors import ConsentRejected, DeadlinePassed
+from cactus_mesh.errors import BadParameters, ConsentRejected, DeadlinePassed
 from cactus_mesh.identity import address, verify
 from cactus_mesh.messages import TaskRequest, unseal
 
@@ -48,12 +48,15 @@ def open_request(
 ) -> OpenRequest:
     """Open a request that was addressed to *router*.
 
-    Raises a `MessageError`, `ConsentRejected` naming the field that differs, or `DeadlinePassed`.
+    Raises a `MessageError`, `ConsentRejected` naming the field that differs, `DeadlinePassed`, or `BadParameters` when
+    the deadline lies beyond the request's own validity: replays are only remembered for that long.
     """
     sealed = unseal(raw, TaskRequest, now_ms=now_ms, sender=sender, recipient=router)
     request = sealed.body
     if request.deadline_ms <= now_ms:
         raise DeadlinePassed("this task's deadline has passed; ask again with a later one")
+    if request.deadline_ms > sealed.expires_at_ms:
+        raise BadParameters("a task's deadline must not be later than its request expires; sign a request that lasts")
     try:
         consent = TaskConsent.from_bcs(request.consent)
     except ValueError as error:

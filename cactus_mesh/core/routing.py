@@ -20,6 +20,7 @@ from cactus_mesh.errors import (
     ReceiptRejected,
     TaskError,
     UnreachableError,
+    UsageError,
 )
 from cactus_mesh.identity import peer_id
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from cactus_mesh.core.matching import Candidate
 
 MAX_ATTEMPTS: Final = 5
-"""Each attempt costs the client at most a wait of `ACCEPT_MS`; five failures in a row are not bad luck any more."""
+"""Each attempt costs the client at most a wait of `accept_ms`; five failures in a row are not bad luck any more."""
+MAX_CHARACTERS_PER_TOKEN: Final = 1_024
+"""Over all tokens so far.  The longest tokens of real vocabularies have some hundred characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,10 @@ class Patience:
     accept_ms: int = 5_000
     first_token_ms: int = 60_000
     stall_ms: int = 20_000
+
+    def __post_init__(self) -> None:
+        if min(self.accept_ms, self.first_token_ms, self.stall_ms) < 1:
+            raise UsageError("a router's patience must be at least 1 ms")
 
 
 # --- events ------------------------------------------------------------------------------------------------------
@@ -154,7 +161,13 @@ class TaskMachine:
         self.phase: Phase = "asked"
         self.token_ids: list[int] = []
         """Accepted so far, in order: what another orchestrator would have to continue from."""
-        self.text = ""
+        self._pieces: list[str] = []
+        self._characters = 0
+
+    @property
+    def text(self) -> str:
+        """What the accepted tokens read as."""
+        return "".join(self._pieces)
 
     def begin(self, now_ms: int) -> list[Effect]:
         return self._ask_next(now_ms)
@@ -180,6 +193,8 @@ class TaskMachine:
                 assert_never(event)
 
     def _ask_next(self, now_ms: int) -> list[Effect]:
+        if now_ms >= self._deadline_ms:
+            return self._end(Fail(self._deadline_passed()))
         if not self._waiting:
             return self._end(Fail(_most_telling(self._errors)))
         self.phase = "asked"
@@ -201,15 +216,21 @@ class TaskMachine:
     def _tokens(self, event: Tokens, now_ms: int) -> list[Effect]:
         if self.phase == "asked":
             return self._violation("sent tokens before accepting the task", now_ms)
+        count, characters = len(self.token_ids) + len(event.token_ids), self._characters + len(event.text)
+        if not event.token_ids:
+            return self._violation("sent text without tokens", now_ms)
         if event.start != len(self.token_ids):
             return self._violation(f"sent token {event.start} in place {len(self.token_ids)}", now_ms)
-        if len(self.token_ids) + len(event.token_ids) > self._max_tokens:
+        if count > self._max_tokens:
             return self._violation(f"sent more than the {self._max_tokens} tokens asked for", now_ms)
+        if characters > count * MAX_CHARACTERS_PER_TOKEN:
+            return self._violation(f"sent {characters} characters with {count} tokens", now_ms)
         if self.phase == "accepted":
             self._first_token_ms = now_ms - self._asked_at_ms
         self.phase = "streaming"
         self.token_ids += event.token_ids
-        self.text += event.text
+        self._pieces.append(event.text)
+        self._characters = characters
         return [
             Forward(event.start, event.token_ids, event.text),
             self._wait(now_ms, self._patience.stall_ms),
@@ -246,13 +267,17 @@ class TaskMachine:
             return [WakeAt(self._wake_at_ms)]
         stop = Abandon(self._attempt)
         if now_ms >= self._deadline_ms:
-            error = DeadlinePassed(
-                f"the deadline passed after {len(self.token_ids)} tokens; ask again with a later deadline"
-            )
-            return [stop, self._record("timed_out"), *self._end(Fail(error))]
+            # who accepts knows the deadline and the tokens; who is still being asked may have been asked too late
+            blame = [] if self.phase == "asked" else [self._record("timed_out")]
+            return [stop, *blame, *self._end(Fail(self._deadline_passed()))]
         waited = {"asked": "to accept", "accepted": "for its first token", "streaming": "for its next token"}
         silent = NoOrchestrator(f"{self._name()} kept us waiting {waited[self.phase]}")
         return [stop, *self._attempt_failed(silent, "timed_out", now_ms)]
+
+    def _deadline_passed(self) -> DeadlinePassed:
+        return DeadlinePassed(
+            f"the deadline passed after {len(self.token_ids)} tokens; ask again with a later deadline"
+        )
 
     def _record(self, result: ResultOfAttempt) -> Record:
         assert self._candidate is not None, "only an attempt is recorded"

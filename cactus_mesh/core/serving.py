@@ -9,7 +9,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from cactus_mesh.core.pricing import asked_price
+from cactus_mesh.core.pricing import BPS, asked_price
+from cactus_mesh.core.verification import most_prompt_tokens
 from cactus_mesh.errors import (
     Busy,
     DeadlinePassed,
@@ -19,6 +20,7 @@ from cactus_mesh.errors import (
     PriceTooLow,
     RouterNotAuthorised,
     UnknownModel,
+    UsageError,
 )
 from cactus_mesh.identity import peer_id
 from cactus_mesh.messages import MAX_CHAIN
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cactus_mesh.core.delegation import Chain
+    from cactus_mesh.identity import PublicKey
     from cactus_mesh.messages import ModelOffer
     from cactus_mesh.ports import ServerView
 
@@ -48,12 +51,21 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingPolicy:
-    """What an operator chooses.  *delegated_slots* 0 means never to delegate; shares are of the payout, in 1/10000."""
+    """What an operator chooses.  *delegated_slots* 0 means never to delegate; shares are of the payout, in 1/10000.
+
+    Another's order is taken when its share of the payout comes to at least *least_share_bps* of one's own price.
+    """
 
     delegated_slots: int = 0
     delegate_share_bps: int = 8_000
     least_share_bps: int = 5_000
     deepest_chain: int = 1
+
+    def __post_init__(self) -> None:
+        if self.delegated_slots < 0 or not 0 <= self.deepest_chain <= MAX_CHAIN:
+            raise UsageError(f"delegated_slots must be 0 or more, deepest_chain 0 to {MAX_CHAIN}")
+        if not (0 <= self.delegate_share_bps <= BPS and 0 <= self.least_share_bps <= BPS):
+            raise UsageError(f"shares must be 0 to {BPS}, in ten-thousandths of the payout")
 
 
 def refuse_unfit(
@@ -66,11 +78,9 @@ def refuse_unfit(
             f"router {peer_id(chain.router)} {state} on the ledger, so its orders are refused; "
             "use another router, or have the contract's administrator authorise this one"
         )
-    _refuse_other_terms(chain, offers)
-    if chain.delegations and chain.share_bps < policy.least_share_bps:
-        raise DelegationRejected(
-            f"a share of {chain.share_bps / 100:g} % is below this orchestrator's {policy.least_share_bps / 100:g} %"
-        )
+    mine = _offer_for(chain, offers)
+    if chain.delegations:
+        _refuse_low_share(chain, mine, policy)
     work = chain.request.sealed.body
     least = asked_price(chain.assignment.body.offer.price, 1, work.sampling.max_tokens)
     if least > chain.max_price:
@@ -83,8 +93,12 @@ def _standing(router: ServerView, now_ms: int) -> str:
     return "expired" if router.status == "authorised" and router.expires_at <= now_ms / 1000 else router.status
 
 
-def _refuse_other_terms(chain: Chain, offers: Sequence[ModelOffer]) -> None:
-    """A router's order must be on the offer as advertised; a delegated one is on the liable orchestrator's offer."""
+def _offer_for(chain: Chain, offers: Sequence[ModelOffer]) -> ModelOffer:
+    """Which offer of one's own an order is on.
+
+    A router's order must be on the offer as advertised.  A delegated one is on the liable orchestrator's offer, which
+    may differ from one's own in name and price, but not in what the receipt is computed and checked with.
+    """
     asked = chain.assignment.body.offer
     mine = [offer for offer in offers if offer.digest == asked.digest]
     if not mine:
@@ -92,6 +106,38 @@ def _refuse_other_terms(chain: Chain, offers: Sequence[ModelOffer]) -> None:
         raise UnknownModel(f"this orchestrator does not serve {asked.name!r} with that digest; it serves: {served}")
     if not chain.delegations and asked not in mine:
         raise PriceTooLow(f"the terms for {asked.name!r} have changed since that advert; fetch the new one")
+    for offer in mine:
+        if asked == offer or (chain.delegations and _same_model(asked, offer)):
+            return offer
+    raise DelegationRejected(f"the offer of {asked.name!r} describes that model in another way than this orchestrator")
+
+
+def _same_model(asked: ModelOffer, mine: ModelOffer) -> bool:
+    same = asked.shape == mine.shape and asked.dtype == mine.dtype
+    return same and asked.context_tokens >= mine.context_tokens
+
+
+def _refuse_low_share(chain: Chain, mine: ModelOffer, policy: ServingPolicy) -> None:
+    """Compare at the fewest and the most tokens that the task may have: both prices are linear in between."""
+    request = chain.request.sealed.body
+    theirs = chain.assignment.body.offer.price
+    for prompt_tokens in (1, most_prompt_tokens(request.work)):
+        for output_tokens in (1, request.sampling.max_tokens):
+            payout = asked_price(theirs, prompt_tokens, output_tokens) * chain.share_bps
+            least = asked_price(mine.price, prompt_tokens, output_tokens) * policy.least_share_bps
+            if payout < least:
+                raise DelegationRejected(
+                    f"{chain.share_bps / 100:g} % of the liable orchestrator's price is less than this orchestrator's "
+                    f"least, {policy.least_share_bps / 100:g} % of its own price"
+                )
+
+
+_TaskKey = tuple["PublicKey", bytes]
+"""Task ids are their client's own: nobody can use up another's."""
+
+
+def _key(chain: Chain) -> _TaskKey:
+    return chain.request.client, chain.request.consent.task_id
 
 
 class Slots:
@@ -100,8 +146,8 @@ class Slots:
     def __init__(self, engine_slots: int, policy: ServingPolicy) -> None:
         self._limit: dict[Place, int] = {"engine": engine_slots, "delegate": policy.delegated_slots}
         self._deepest = min(policy.deepest_chain, MAX_CHAIN)
-        self._running: dict[bytes, Place] = {}
-        self._remembered: OrderedDict[bytes, int] = OrderedDict()
+        self._running: dict[_TaskKey, Place] = {}
+        self._remembered: OrderedDict[_TaskKey, int] = OrderedDict()
         self._draining = False
 
     @property
@@ -114,17 +160,17 @@ class Slots:
 
     def take(self, chain: Chain, *, now_ms: int) -> Place:
         """Enter the task of *chain* and say where it is to be done.  `release` it at its end, whatever the end."""
-        task_id = chain.request.consent.task_id
+        task = _key(chain)
         if self._draining:
             raise Draining("this orchestrator is shutting down; ask another one")
         self._forget_past(now_ms)
-        if task_id in self._remembered:
+        if task in self._remembered:
             raise DuplicateTask("this orchestrator has been given this task before")
         place = self._free_place(chain)
         if place is None:
             raise Busy(f"all {self.load.slots} slots of this orchestrator are taken; ask another one")
-        self._running[task_id] = place
-        self._remembered[task_id] = chain.done_by_ms
+        self._running[task] = place
+        self._remembered[task] = chain.done_by_ms
         if len(self._remembered) > MAX_REMEMBERED_TASKS:
             self._remembered.popitem(last=False)
         return place
@@ -138,11 +184,11 @@ class Slots:
         return None
 
     def release(self, chain: Chain) -> None:
-        self._running.pop(chain.request.consent.task_id, None)
+        self._running.pop(_key(chain), None)
 
     def _forget_past(self, now_ms: int) -> None:
         while self._remembered:
-            task_id, until = next(iter(self._remembered.items()))
-            if until > now_ms or task_id in self._running:
+            task, until = next(iter(self._remembered.items()))
+            if until > now_ms or task in self._running:
                 return
-            del self._remembered[task_id]
+            del self._remembered[task]
