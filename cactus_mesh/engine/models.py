@@ -14,9 +14,12 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cactus_mesh.errors import ModelMalformed, ModelMissing, ModelRefused, ModelUnsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SELFTEST_NAME: Final = "cactus-selftest"
 SELFTEST_WORDS: Final = ("selftest", SELFTEST_NAME)
@@ -104,15 +107,24 @@ def check_folder(name: str, path: Path) -> ModelFolder:
 
 def model_digest(folder: ModelFolder, dtype: str) -> bytes:
     """Reads every file once, a block at a time."""
+    return listing_digest(dtype, [(name, *_file_digest(folder.path / name)) for name in folder.files])
+
+
+def listing_digest(dtype: str, files: Iterable[tuple[str, int, str]]) -> bytes:
+    """The digest of a model whose files have these names, sizes and SHA-256 in hex."""
     listing = hashlib.sha256(b"cactus-mesh/model/1\x00" + f"dtype={dtype}\n".encode())
-    for name in folder.files:
-        content, size = hashlib.sha256(), 0
-        with (folder.path / name).open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                content.update(block)
-                size += len(block)
-        listing.update(f"{name}\x00{size}\x00{content.hexdigest()}\n".encode())
+    for name, size, content in sorted(files, key=lambda file: file[0].encode()):
+        listing.update(f"{name}\x00{size}\x00{content}\n".encode())
     return listing.digest()
+
+
+def _file_digest(path: Path) -> tuple[int, str]:
+    content, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            content.update(block)
+            size += len(block)
+    return size, content.hexdigest()
 
 
 def _refuse_unsupported(name: str, path: Path, config: Json) -> None:

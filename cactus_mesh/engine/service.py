@@ -32,7 +32,7 @@ from cactus_mesh.engine.frames import (
 )
 from cactus_mesh.engine.requests import check_parameters, find_model
 from cactus_mesh.engine.settings import EngineSettings
-from cactus_mesh.engine.worker import Worker, WorkerLost, open_worker
+from cactus_mesh.engine.worker import WORKER_COMMAND, Worker, WorkerLost, open_worker
 from cactus_mesh.errors import Busy, EngineFailed, MissingExtra, PromptTooLong, from_wire
 from cactus_mesh.ports import EngineFinish, EngineTokens
 
@@ -62,10 +62,28 @@ async def open_engine(models: Sequence[str], settings: EngineSettings | None = N
         raise MissingExtra(
             f"running models needs {' and '.join(missing)}; install with: pip install 'cactus-mesh[inference]'"
         )
-    service = Service(models, settings or EngineSettings())
+    async with open_service(models, settings or EngineSettings(), WORKER_COMMAND) as service:
+        yield service
+
+
+@asynccontextmanager
+async def open_service(
+    models: Sequence[str], settings: EngineSettings, command: Sequence[str]
+) -> AsyncIterator[Service]:
+    """As `open_engine`, with any program as the worker that speaks the frames of `engine.frames`."""
+    service = Service(models, settings, command)
     async with open_service_nursery() as nursery:
         await nursery.start(service.keep_running)
         yield service
+
+
+class _Generation:
+    """Where a generation's events go, and how many tokens it may still make."""
+
+    def __init__(self, max_tokens: int) -> None:
+        # an admission, a token each and an end: sending never waits for a slow reader
+        self.sender, self.receiver = trio.open_memory_channel["OfGeneration"](max_tokens + 2)
+        self.tokens_left = max_tokens
 
 
 class _Running:
@@ -73,20 +91,18 @@ class _Running:
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.generations: dict[int, trio.MemorySendChannel[OfGeneration]] = {}
+        self.generations: dict[int, _Generation] = {}
         self.leaving: set[int] = set()
         """Generations that were cancelled, until the worker confirms it."""
         self.finished_any = False
 
     def begin(self, start: Start, frame: bytes) -> trio.MemoryReceiveChannel[OfGeneration]:
-        # an admission, a token each and an end: a worker has no more to say
-        sender, receiver = trio.open_memory_channel["OfGeneration"](start.sampling.max_tokens + 2)
         try:
             self.worker.send(frame)
         except (trio.WouldBlock, trio.BrokenResourceError):
             raise EngineFailed("the engine's worker does not answer; try again") from None
-        self.generations[start.id] = sender
-        return receiver
+        generation = self.generations[start.id] = _Generation(start.sampling.max_tokens)
+        return generation.receiver
 
     def leave(self, id_: int) -> None:
         """Cancel a generation unless it is over."""
@@ -102,10 +118,11 @@ class _Running:
             if event.id not in self.leaving:
                 raise WorkerLost("spoke of a task that it was not given")
             return False
-        try:
-            generation.send_nowait(event)
-        except trio.WouldBlock:
-            raise WorkerLost("made more tokens than it was asked for") from None
+        if isinstance(event, Token):
+            generation.tokens_left -= 1
+            if generation.tokens_left < 0:
+                raise WorkerLost("made more tokens than it was asked for")
+        generation.sender.send_nowait(event)
         over = isinstance(event, Finished | Failed)
         if over:
             del self.generations[event.id]
@@ -114,18 +131,17 @@ class _Running:
 
     def end(self, reason: str) -> None:
         """End all generations with `EngineFailed`."""
-        for id_ in list(self.generations):
-            generation = self.generations.pop(id_)
-            with suppress(trio.WouldBlock):
-                generation.send_nowait(Failed(id_, EngineFailed.code, reason))
-            generation.close()
+        for id_, generation in self.generations.items():
+            generation.sender.send_nowait(Failed(id_, EngineFailed.code, reason))
+        self.generations.clear()
 
 
 class Service:
     """Obtained from `open_engine`."""
 
-    def __init__(self, models: Sequence[str], settings: EngineSettings) -> None:
+    def __init__(self, models: Sequence[str], settings: EngineSettings, command: Sequence[str]) -> None:
         self._words = list(models)
+        self._command = command
         self._settings = settings
         self._name = ""
         self._models: tuple[EngineModel, ...] = ()
@@ -203,8 +219,9 @@ class Service:
                 lost_in_a_row = 1 if finished_any else lost_in_a_row + 1
                 if lost_in_a_row > MAX_RESTARTS:
                     self._give_up(f"the engine's worker {reason}, {lost_in_a_row} times in a row; restart the node")
-                elif self._given_up is None:
+                if self._given_up is None:
                     await self._back_off(lost_in_a_row, reason)
+            logger.error("no other worker is started: %s", self._given_up)
         finally:
             if self._given_up is None:
                 self._give_up("the engine is closed")
@@ -213,20 +230,21 @@ class Service:
         """Why the worker was lost, and whether it had finished anything."""
         running: _Running | None = None
         reason = ""
-        try:
-            async with open_worker(self._settings, queued_frames=4 * self.slots + 1) as worker:
+        async with open_worker(self._settings, 4 * self.slots + 1, self._command) as worker:
+            try:
                 await self._load(worker, task_status)
                 running = self._running = _Running(worker)
                 self._tell_waiting()
                 await self._listen(running)
-        except WorkerLost as loss:
-            if not self._models:
-                raise EngineFailed(f"the engine's worker {loss} while it loaded {', '.join(self._words)}") from None
-            reason = str(loss)
+            except WorkerLost as loss:  # caught in here: a cancelled nursery would wrap it
+                reason = str(loss)
+        if not self._models:
+            raise EngineFailed(f"the engine's worker {reason} while it loaded {', '.join(self._words)}")
         return reason, running is not None and running.finished_any
 
     async def _load(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
-        worker.send(to_frame(Open(self._words, self._settings)))
+        with suppress(trio.BrokenResourceError):  # it has ended already, and the reader says how
+            worker.send(to_frame(Open(self._words, self._settings)))
         event = await worker.receive(self._settings.load_seconds)
         if isinstance(event, LoadFailed):
             if not self._models:
@@ -275,7 +293,6 @@ class Service:
         await trio.sleep(seconds)
 
     def _give_up(self, reason: str) -> None:
-        logger.info("no more workers: %s", reason)
         self._given_up = reason
         self._tell_waiting()
 

@@ -19,13 +19,15 @@ from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.engine.frames import BrokenFrames, FrameBuffer, decode_event
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from cactus_mesh.engine.frames import Event
     from cactus_mesh.engine.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
 
+WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "cactus_mesh.engine.runner")
+"""-P: what lies in the current folder must not be imported."""
 _TERMINATE_SECONDS: Final = 2.0
 """Between asking the process to end and killing it: it exits as soon as its standard input is closed."""
 _READ_BYTES: Final = 1 << 16
@@ -80,10 +82,10 @@ class Worker:
 
 
 @asynccontextmanager
-async def open_worker(settings: EngineSettings, queued_frames: int) -> AsyncIterator[Worker]:
+async def open_worker(settings: EngineSettings, queued_frames: int, command: Sequence[str]) -> AsyncIterator[Worker]:
     """Start a worker; leaving the block ends it and waits until it is gone."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-P", "-m", "cactus_mesh.engine.runner"],
+        list(command),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,0 +1,188 @@
+"""The real worker against transformers itself: same tokens, in any company, with text that is the tokens' own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from cactus_mesh.engine.sampling import choose
+from cactus_mesh.errors import BadParameters
+from cactus_mesh.messages import Chat, ChatMessage, Generate, Sampling
+from tests.engine.conftest import CHUNK_TOKENS, SLOTS
+from tests.engine.test_port import SEED, Made, make
+
+if TYPE_CHECKING:
+    from cactus_mesh.messages import Work
+    from cactus_mesh.ports import Engine
+    from tests.engine.conftest import EngineThread
+    from tests.engine.small_models import SmallModels
+
+SHORT = "One day the fox"
+LONG = "The old heron went to the harbour, and nobody knew the way. " * 6
+ARCHITECTURES = ["llama", "qwen2", "gpt2"]
+SAMPLED = Sampling(max_tokens=24, temperature_milli=900, top_p_milli=950, top_k=200)
+
+
+def index(real: EngineThread, name: str) -> int:
+    return [model.name for model in real.engine.models].index(name)
+
+
+@pytest.mark.parametrize("prompt", [SHORT, LONG], ids=["one chunk", "many chunks"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_greedy_tokens_are_those_of_generate(
+    real: EngineThread, small_models: SmallModels, name: str, prompt: str
+) -> None:
+    made = real.run(lambda engine: make(engine, Generate(prompt), Sampling(max_tokens=24), index(real, name)))
+    assert made.token_ids == small_models.greedy(name, prompt, 24)
+    assert made.finish.prompt_tokens == len(small_models.tokenizer(name)(prompt)["input_ids"])
+    assert prompt == SHORT or made.finish.prompt_tokens > 4 * CHUNK_TOKENS
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_one_prefill_replays_every_sampled_choice(real: EngineThread, small_models: SmallModels, name: str) -> None:
+    made = real.run(lambda engine: make(engine, Generate(LONG), SAMPLED, index(real, name)))
+    prompt = small_models.tokenizer(name)(LONG)["input_ids"]
+    rows = small_models.logits(name, prompt + made.token_ids)[len(prompt) - 1 : -1]
+    replayed = [choose(row.numpy(), SAMPLED, SEED, len(prompt) + at) for at, row in enumerate(rows)]
+    assert made.token_ids == [token for token, _ in replayed]
+    assert made.logprobs == pytest.approx([logprob for _, logprob in replayed], abs=1e-4)
+
+
+def test_a_request_makes_the_same_alone_and_in_any_company(real: EngineThread) -> None:
+    works = [Generate(SHORT), Generate(LONG), Generate("A" * 30)]
+
+    async def scenario(engine: Engine) -> None:
+        alone = [await make(engine, work, sampling, model) for work, sampling, model in requests]
+        together: dict[int, Made] = {}
+
+        async def one(at: int) -> None:
+            together[at] = await make(engine, *requests[at])
+
+        async def disturb() -> None:
+            while True:
+                with trio.move_on_after(0.02):
+                    await make(engine, Generate(LONG), Sampling(max_tokens=300), 1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(disturb)
+            for first in range(0, len(requests), SLOTS - 1):
+                async with trio.open_nursery() as group:
+                    for at in range(first, min(first + SLOTS - 1, len(requests))):
+                        group.start_soon(one, at)
+            nursery.cancel_scope.cancel()
+        for at, expected in enumerate(alone):
+            assert together[at].token_ids == expected.token_ids
+            assert together[at].logprobs == expected.logprobs
+            assert together[at].text == expected.text
+
+    requests = [(work, sampling, 1) for work in works for sampling in (Sampling(max_tokens=24), SAMPLED)]
+    real.run(scenario)
+
+
+def test_continuing_from_prompt_and_tokens_so_far_makes_the_same_rest(
+    real: EngineThread, small_models: SmallModels
+) -> None:
+    """What fail-over needs: noise hangs on the absolute position, not on how the generation came there."""
+    made = real.run(lambda engine: make(engine, Generate(SHORT), SAMPLED, index(real, "llama")))
+    prompt = small_models.tokenizer("llama")(SHORT)["input_ids"]
+    row = small_models.logits("llama", prompt + made.token_ids[:10])[-1]
+    assert choose(row.numpy(), SAMPLED, SEED, len(prompt) + 10)[0] == made.token_ids[10]
+
+
+def test_the_texts_are_the_tokens_text_and_never_half_a_character(
+    real: EngineThread, small_models: SmallModels
+) -> None:
+    """A hot random model makes bytes that are often no text."""
+    hot = Sampling(max_tokens=120, temperature_milli=5000)
+
+    async def scenario(engine: Engine) -> tuple[list[str], list[int]]:
+        digest = engine.models[index(real, "llama")].digest
+        async with engine.generate(digest, Generate("ñ€😀"), hot, SEED) as events:
+            *tokens, _ = [event async for event in events]
+        return [event.text for event in tokens], [event.token_ids[0] for event in tokens]
+
+    texts, ids = real.run(scenario)
+    ids = [token for token in ids if token != 1]
+    assert "".join(texts) == small_models.tokenizer("llama").decode(ids, skip_special_tokens=True)
+    assert "" in texts
+
+
+def test_the_seed_decides_what_is_sampled(real: EngineThread) -> None:
+    async def scenario(engine: Engine) -> set[tuple[int, ...]]:
+        answers = set()
+        for seed in (bytes(32), bytes(31) + b"\x01", bytes(32)):
+            async with engine.generate(engine.models[1].digest, Generate(SHORT), SAMPLED, seed) as events:
+                *tokens, _ = [event async for event in events]
+                answers.add(tuple(event.token_ids[0] for event in tokens))
+        return answers
+
+    assert len(real.run(scenario)) == 2
+
+
+def test_compute_time_is_each_generations_own(real: EngineThread) -> None:
+    async def scenario(engine: Engine) -> tuple[float, float]:
+        spent = 0
+
+        async def one() -> None:
+            nonlocal spent
+            made = await make(engine, Generate(LONG), Sampling(max_tokens=40), 1)
+            spent += made.finish.compute_ms - 1  # rounded up
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(SLOTS):
+                nursery.start_soon(one)
+        return spent, (trio.current_time() - began) * 1000
+
+    spent, passed = real.run(scenario)
+    assert 0 < spent <= passed
+
+
+def refused(real: EngineThread, work: Work, model: int) -> str:
+    async def scenario(engine: Engine) -> str:
+        with pytest.raises(BadParameters) as caught:
+            await make(engine, work, Sampling(max_tokens=4), model)
+        return caught.value.message
+
+    return real.run(scenario)
+
+
+def test_a_model_without_a_chat_template_refuses_a_chat(real: EngineThread) -> None:
+    assert real.engine.models[1].kinds == ("generate",)
+    assert "has no chat template" in refused(real, Chat([ChatMessage("user", "hello")]), 1)
+
+
+def test_what_the_chat_template_refuses_is_refused_in_its_words(real: EngineThread) -> None:
+    work = Chat([ChatMessage("user", "hello"), ChatMessage("system", "be brief")])
+    assert "a system message can only come first" in refused(real, work, 0)
+
+
+def test_an_empty_prompt_begins_a_text_when_the_tokenizer_has_a_beginning(real: EngineThread) -> None:
+    made = real.run(lambda engine: make(engine, Generate("")))
+    assert made.finish.prompt_tokens == 1
+    assert made.text
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What is a router?", "entry point for clients"),
+        ("what's an orchestrator", "stakes money, serves models"),
+        ("Please explain what a receipt is.", "signed account of its work"),
+        ("How do I join the network?", "cactus-mesh run"),
+        ("Why are there octas?", "whole numbers of octas"),
+        ("Who are you?", "the self-test model of Cactus Mesh"),
+        ("Hello!", "I am the self-test model"),
+        ("What is the capital of Spain?", "I do not know that"),
+    ],
+)
+def test_the_selftest_model_tells_the_truth_about_the_mesh_and_ends(
+    real: EngineThread, question: str, answer: str
+) -> None:
+    made = real.run(lambda engine: make(engine, Chat([ChatMessage("user", question)])))
+    assert answer in made.text
+    assert made.finish.finish == "stop"
+    plain = real.run(lambda engine: make(engine, Generate(question)))
+    assert plain.finish.finish == "stop"
