@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -69,7 +70,7 @@ async def open_control(path: Path, answer: Callable[[str], object]) -> AsyncIter
                     await stream.send_all(_reply(await _line(stream, MAX_QUESTION_BYTES), secret, answer))
 
     async with open_service_nursery() as nursery:
-        listeners = await nursery.start(trio.serve_tcp, serve, 0, "127.0.0.1")
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         port = listeners[0].socket.getsockname()[1]
         write_private(path, json.dumps({"port": port, "secret": secret, "pid": os.getpid()}).encode())
         try:

@@ -141,10 +141,10 @@ def identity_at(home: Home) -> Identity:
 
 
 @asynccontextmanager
-async def open_node(config: Config, home: Home) -> AsyncIterator[Node]:
+async def open_node(config: Config, home: Home, *, engine: Engine | None = None) -> AsyncIterator[Node]:
     """Join the network and serve in the configured roles.
 
-    Raises `NoBootstrap` when there is nobody to join through, `PortInUse`, a `LedgerError`, or what is wrong with the
+    An orchestrator runs the configured models, or *engine*, which stays the caller's to close.  Raises `NoBootstrap` when there is nobody to join through, `PortInUse`, a `LedgerError`, or what is wrong with the
     key file, a model or an address.
     """
     identity = identity_at(home)
@@ -152,7 +152,8 @@ async def open_node(config: Config, home: Home) -> AsyncIterator[Node]:
         _require_way_in(config, home)
     listen = config.listen or _default_listen()
     async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(_engine(config)) if "orchestrator" in config.roles else None
+        if engine is None and "orchestrator" in config.roles:
+            engine = await stack.enter_async_context(_engine(config))
         ledger = await stack.enter_async_context(_ledger(config))
         network = await stack.enter_async_context(_network(identity, config, home, config.roles, listen))
         services = await stack.enter_async_context(open_service_nursery())
