@@ -79,6 +79,8 @@ class Job:
         self.result: Result | None = None
         self.error: MeshError | None = None
         self.orchestrator: PeerId | None = None
+        self.accepted = trio.Event()
+        """An orchestrator has taken the task, or it has ended."""
 
 
 class Answer:
@@ -91,9 +93,11 @@ class Answer:
         self._job = job
         weakref.finalize(self, _abandon, job.scope, trio.lowlevel.current_trio_token()).atexit = False
 
-    @property
-    def orchestrator(self) -> PeerId | None:
-        """Who works on it, as far as known."""
+    async def accepted(self) -> PeerId:
+        """Wait until an orchestrator has taken the task, and tell which.  Raises `MeshError` when none does."""
+        await self._job.accepted.wait()
+        if self._job.orchestrator is None:
+            raise self._job.error or RuntimeError("the task was cancelled")
         return self._job.orchestrator
 
     @property
@@ -150,6 +154,7 @@ class Stream:
         match item:
             case Progress(orchestrator=orchestrator):
                 self._job.orchestrator = peer_id(orchestrator)
+                self._job.accepted.set()
             case Chunk():
                 await self._take_chunk(item)
             case Done():

@@ -214,6 +214,8 @@ class Client:
                 job.error = error
             except trio.TooSlowError:
                 job.error = DeadlinePassed("no answer came by the deadline; ask again with a later one")
+            finally:
+                job.accepted.set()
 
     async def _ask_routers(self, ask: Ask, job: Job) -> Result:
         failed: MeshError | None = None

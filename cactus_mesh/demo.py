@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import trio
 
-from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.config import ENVIRONMENT_PREFIX, Config, Home
 from cactus_mesh.control import ask_node
 from cactus_mesh.errors import DemoFailed, NodeNotRunning
@@ -146,17 +145,12 @@ async def _family() -> AsyncIterator[Family]:
 
 
 async def ask_both(home: Home, config: Config, prompt: str) -> None:
-    """Ask *prompt*, and as soon as its answer begins `SECOND_PROMPT`; report both as lines of JSON."""
-    async with open_client(home=home, config=config) as client, open_service_nursery() as nursery:
+    """Ask *prompt* and, as soon as an orchestrator has taken that, `SECOND_PROMPT`; report both as lines of JSON."""
+    async with open_client(home=home, config=config) as client, trio.open_nursery() as nursery:
         first = _ask(client, prompt)
-        opening = await anext(aiter(first))
-        print_json({"event": "text", "task": 0, "text": opening})
-        second = _ask(client, SECOND_PROMPT)
-        ends = [trio.Event(), trio.Event()]
-        for task, answer in enumerate((first, second)):
-            nursery.start_soon(_report, client, task, answer, ends[task])
-        for end in ends:
-            await end.wait()
+        await first.accepted()
+        for task, answer in enumerate((first, _ask(client, SECOND_PROMPT))):
+            nursery.start_soon(_report, client, task, answer)
 
 
 def _ask(client: Client, prompt: str) -> Answer:
@@ -165,7 +159,7 @@ def _ask(client: Client, prompt: str) -> Answer:
     )
 
 
-async def _report(client: Client, task: int, answer: Answer, end: trio.Event) -> None:
+async def _report(client: Client, task: int, answer: Answer) -> None:
     async for piece in answer:
         print_json({"event": "text", "task": task, "text": piece})
     result = answer.result
@@ -173,7 +167,6 @@ async def _report(client: Client, task: int, answer: Answer, end: trio.Event) ->
     with trio.fail_after(START_SECONDS):
         split = await client.paid(result)
     print_json({"event": "paid", "task": task, **dataclasses.asdict(split), "paid_octas": split.paid})
-    end.set()
 
 
 # --- the show ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,25 @@ MAX_CONNECTIONS: Final = 32
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
+class _Body(httpx.AsyncByteStream):
+    """A request's body in one piece; httpx's own is an async generator, which a cancelled request leaves unfinished."""
+
+    def __init__(self, data: bytes) -> None:
+        self._pieces = iter((data,))
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
+
+
+async def _one_piece(request: httpx.Request) -> None:
+    request.stream = _Body(await request.aread())
+
+
 def base_url(url: str) -> str:
     """*url* without the ``/v1`` and the slash that people may or may not write.  Raises `LedgerDown`."""
     base = url.rstrip("/").removesuffix("/v1")
@@ -30,6 +49,8 @@ def http_client(base: str, transport: httpx.AsyncBaseTransport | None = None) ->
     """*transport* replaces the network."""
     url = httpx.URL(base)
     return httpx.AsyncClient(
+        base_url=base,
+        event_hooks={"request": [_one_piece]},
         timeout=REQUEST_SECONDS,
         limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
         trust_env=url.host not in _LOOPBACK,  # no proxy reaches our own loopback

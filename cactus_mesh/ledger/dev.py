@@ -18,7 +18,6 @@ LOCAL_NODE_CHAIN_ID: Final = 4
 DEVNET_CONTRACT: Final = Address("0x" + "cac7" * 16)
 """Where every embedded ledger keeps the contract, so that network files can name it."""
 DEFAULT_PORT: Final = 8790
-REQUEST_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +46,15 @@ async def audit(url: str) -> Audit:
 async def _ask(url: str, method: str, path: str, body: dict[str, Any] | None) -> Any:
     import httpx
 
-    base = url.rstrip("/").removesuffix("/v1")
+    from cactus_mesh.ledger.connect import base_url, http_client
+
+    base = base_url(url)
     try:
-        async with httpx.AsyncClient(timeout=REQUEST_SECONDS) as http:
+        async with http_client(base) as http:
             _refuse_others(base, await http.get(f"{base}/v1"))
             reply = await http.request(method, f"{base}/{path}", json=body)
             found = reply.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+    except (httpx.HTTPError, ValueError) as error:
         raise LedgerDown(
             f"no ledger answers at {base} ({type(error).__name__}); start the embedded one with: cactus-mesh devnet"
         ) from None

@@ -25,6 +25,7 @@ from nacl.signing import VerifyKey
 
 from cactus_mesh.errors import LedgerAborted, LedgerDown, LedgerRejected, LedgerWrongChain, MeshError, NoFunds
 from cactus_mesh.ledger import contract as abi
+from cactus_mesh.ledger.connect import REQUEST_SECONDS, base_url, http_client
 from cactus_mesh.ledger.values import BadValue, Json, Value, address_bytes
 
 if TYPE_CHECKING:
@@ -32,10 +33,8 @@ if TYPE_CHECKING:
 
     from cactus_mesh.identity import Address, Identity
 
-REQUEST_SECONDS: Final = 10.0
 RETRY_AFTER_SECONDS: Final = (0.05, 0.3)
 """Pauses before a request is sent again: enough for a connection that was closed under us, or a node that restarts."""
-MAX_CONNECTIONS: Final = 32
 EXPIRY_SECONDS: Final = 60
 """How long a transaction may wait to run; after that it never will, and may be replaced."""
 POLL_SECONDS: Final = 0.2
@@ -48,7 +47,6 @@ MAX_ATTEMPTS: Final = 5
 
 _APTOS_COIN: Final = "0x1::aptos_coin::AptosCoin"
 _ABORT: Final = re.compile(r"Move abort in (0x[0-9a-f]{1,64})::(\w+): (?:\w+\()?(0x[0-9a-f]{1,16})")
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _INSUFFICIENT_BALANCE: Final = frozenset({0x10006, 0x10004})
 """0x1::coin's and 0x1::fungible_asset's."""
 
@@ -260,7 +258,7 @@ class RestTransport:
         for pause in (*RETRY_AFTER_SECONDS, None):
             try:
                 reply = await self._http.request(method, url, content=content, headers=headers)
-            except (httpx.TransportError, httpx.InvalidURL) as error:
+            except httpx.TransportError as error:
                 problem = _transport_problem(error)
             else:
                 if reply.status_code < 500 and reply.status_code != 429:
@@ -337,15 +335,12 @@ def _message(reply: httpx.Response) -> str:
 
 
 @asynccontextmanager
-async def open_rest(url: str, contract: Address, chain_id: int) -> AsyncIterator[RestTransport]:
-    base = url.rstrip("/").removesuffix("/v1") + "/v1"
-    try:
-        trust_environment = httpx.URL(base).host not in _LOOPBACK  # a proxy can't reach our own loopback
-        limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
-        http = httpx.AsyncClient(timeout=httpx.Timeout(REQUEST_SECONDS), limits=limits, trust_env=trust_environment)
-    except httpx.InvalidURL as error:
-        raise LedgerDown(f"{url!r} is no URL of a ledger: {error}; correct ledger in the configuration") from None
-    async with http:
-        transport = RestTransport(http, base, contract, chain_id)
+async def open_rest(
+    url: str, contract: Address, chain_id: int, network: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[RestTransport]:
+    """*network* replaces the real one.  Raises `LedgerDown`, `LedgerWrongChain`."""
+    base = base_url(url)
+    async with http_client(base, network) as http:
+        transport = RestTransport(http, f"{base}/v1", contract, chain_id)
         await transport.check_chain()
         yield transport

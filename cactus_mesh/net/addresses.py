@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _FAMILIES: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
 _MAX_CHARACTERS: Final = 400
 _MAX_HOST_CHARACTERS: Final = 253
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _EXAMPLE: Final = "it should look like /ip4/203.0.113.7/tcp/4001/p2p/12D3KooW…"
 
 
@@ -67,7 +69,7 @@ def _host(family: str, host: str, text: str) -> str:
             return str(ipaddress.IPv6Address(host))
     except ValueError:
         raise AddressMalformed(f"{text!r}: {host!r} is not an {family} address; {_EXAMPLE}") from None
-    if not 0 < len(host) <= _MAX_HOST_CHARACTERS or not host.isascii() or not host.isprintable() or " " in host:
+    if not 0 < len(host) <= _MAX_HOST_CHARACTERS or not _HOST_NAME.fullmatch(host):
         raise AddressMalformed(f"{text!r}: {host!r} is not a host name; {_EXAMPLE}")
     return host
 

@@ -243,6 +243,11 @@ class CallMachine:
             call.listed = True
             self._replying.append(call)
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to write."""
+        return bool(self._replying or self._frames or self._urgent)
+
     # --- what goes out -------------------------------------------------------------------------------------------
 
     def data_to_send(self) -> bytes:

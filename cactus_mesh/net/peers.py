@@ -59,13 +59,17 @@ class AddressBook:
         self._entries: OrderedDict[PeerId, _Entry] = OrderedDict()
         self._remember = remember
 
-    def learn(self, peer: PeerId, addresses: Iterable[str]) -> None:
-        """Put *addresses* before those known already.  Unusable ones are left out."""
+    def learn(self, peer: PeerId, addresses: Iterable[str], *, hearsay: bool = False) -> None:
+        """Put *addresses* before those known already, or after them when somebody else said so.
+
+        Unusable ones are left out.
+        """
         usable = [address for address in addresses if _leads_to(address, peer)]
-        if not usable:
+        if not usable or (hearsay and peer not in self._entries and len(self._entries) >= MAX_PEERS):
             return
         entry = self._entries.setdefault(peer, _Entry())
-        entry.addresses = list(dict.fromkeys(usable + entry.addresses))[:MAX_ADDRESSES]
+        both = [*entry.addresses, *usable] if hearsay else [*usable, *entry.addresses]
+        entry.addresses = list(dict.fromkeys(both))[:MAX_ADDRESSES]
         self._entries.move_to_end(peer)
         if len(self._entries) > MAX_PEERS:
             never_useful = (known for known, other in self._entries.items() if not other.useful_at)
@@ -88,26 +92,16 @@ class AddressBook:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def save(self, path: Path, network: str) -> None:
-        """Write *path*, mode 0600, all at once or not at all.  Raises OSError."""
+    def dump(self, network: str) -> bytes:
+        """What `load` reads."""
         peers = [
             _Remembered(peer, self._entries[peer].addresses, self._entries[peer].useful_at)
             for peer in self.remembered()
         ]
-        data = msgspec.json.format(msgspec.json.encode(_File(_VERSION, network, peers)), indent=1)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".peers-")  # mkstemp creates with 0600
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(name).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
+        return msgspec.json.format(msgspec.json.encode(_File(_VERSION, network, peers)), indent=1)
 
     def load(self, path: Path, network: str) -> None:
-        """Read what `save` wrote; a missing file is an empty one, another network's peers are of no use.
+        """Read what `dump` gave; a missing file is an empty one, another network's peers are of no use.
 
         Raises `StateMalformed`, saying what to do.
         """
@@ -128,6 +122,20 @@ class AddressBook:
 
 
 _REMEDY: Final = "delete it, it is written anew as peers are met"
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write *path*, mode 0600, all at once or not at all.  Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".peers-")  # mkstemp creates with 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
 
 
 def _leads_to(address: str, peer: PeerId) -> bool:

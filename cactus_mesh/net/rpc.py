@@ -217,7 +217,7 @@ class Session:
         """Tell the peer why we part, and wait until that is written.  Call it under a deadline."""
         self.machine.refuse(error)
         self.flush()
-        while (self.machine.queued_bytes or self._writing) and not self._over:
+        while (self.machine.pending or self._writing) and not self._over:
             if self._drained.is_set():
                 self._drained = trio.Event()
             await self._drained.wait()
@@ -230,7 +230,7 @@ class Session:
                 self._handle_event(event, nursery)
                 if not self._accepted.is_set():
                     await self._accepted.wait()  # nothing counts until somebody has checked the hello
-            if machine.queued_bytes:
+            if machine.pending:
                 self._to_write.set()
 
     async def _write(self) -> None:
@@ -354,13 +354,13 @@ class Session:
 
     def take(self, call: OutgoingCall) -> bytes:
         item = self.machine.take(call)
-        if self.machine.queued_bytes:
+        if self.machine.pending:
             self.flush()
         return item
 
     def leave(self, call: OutgoingCall) -> None:
         self.machine.leave(call)
-        if self.machine.queued_bytes:
+        if self.machine.pending:
             self.flush()
 
     # --- pings ---------------------------------------------------------------------------------------------------

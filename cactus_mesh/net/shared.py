@@ -12,11 +12,13 @@ import trio
 from cactus_mesh.net.rpc import Methods
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cactus_mesh.identity import Identity
     from cactus_mesh.messages import Hello
     from cactus_mesh.net.peers import AddressBook
     from cactus_mesh.net.settings import NetworkSettings
-    from cactus_mesh.ports import ConnectedPeer
+    from cactus_mesh.ports import ConnectedPeer, Gossip, GossipVerdict
 
 CHANNEL_ITEMS: Final = 256
 """Waiting for a reader of gossip or arrivals: seconds of the busiest topic; the newest is dropped beyond that."""
@@ -24,6 +26,21 @@ MAX_ATTEMPTS: Final = 64
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Listener:
+    """One subscription to a topic."""
+
+    validate: Callable[[bytes], GossipVerdict]
+    into: trio.MemorySendChannel[Gossip]
+
+    def judge(self, gossip: Gossip) -> GossipVerdict:
+        try:
+            return self.validate(gossip.data)
+        except Exception:
+            log.exception("a validator failed", extra={"topic": gossip.topic})
+            return "ignore"
 
 
 @dataclass(slots=True)
@@ -34,6 +51,9 @@ class Shared:
     book: AddressBook
     methods: Methods = field(default_factory=Methods)
     watchers: list[trio.MemorySendChannel[ConnectedPeer]] = field(default_factory=list)
+    listeners: dict[str, list[Listener]] = field(default_factory=dict)
+    """Those who subscribed, by topic."""
+    provided: set[str] = field(default_factory=set)
     attempts: OrderedDict[str, str] = field(default_factory=OrderedDict)
     """Address to the reason why it failed last."""
     dropped: int = 0
@@ -47,6 +67,18 @@ class Shared:
             log.info("an address did not lead to its peer", extra={"address": address, "reason": reason})
         if len(self.attempts) > MAX_ATTEMPTS:
             self.attempts.popitem(last=False)
+
+    def hear(self, gossip: Gossip) -> GossipVerdict:
+        """Ask those who listen, and deliver to those who accept."""
+        verdicts: set[GossipVerdict] = set()
+        for listener in self.listeners.get(gossip.topic, ()):
+            verdict = listener.judge(gossip)
+            verdicts.add(verdict)
+            if verdict == "accept":
+                self.offer(listener.into, gossip)
+        if "reject" in verdicts:
+            return "reject"
+        return "accept" if "accept" in verdicts else "ignore"
 
     def offer(self, channel: trio.MemorySendChannel[T], item: T) -> None:
         try:

@@ -66,6 +66,28 @@ async def test_tokens_arrive_while_the_engine_still_works(autojump_clock):
         assert orchestrator.running == 1
 
 
+async def test_a_client_hears_who_has_taken_its_task_before_the_first_token(autojump_clock):
+    async with open_world() as world:
+        await world.router()
+        engine = FakeEngine(delay_seconds=5.0)
+        await world.orchestrator(engine=engine)
+        client = await world.client()
+        await world.settle_down()
+
+        answer = client.generate("go", model="fake")
+
+        assert await answer.accepted() == identity("orchestrator").peer_id
+        assert engine.running == 1
+
+
+async def test_a_task_that_nobody_takes_says_so_to_whoever_waits_for_its_acceptance(autojump_clock):
+    async with open_world() as world:
+        client = await world.client()
+
+        with pytest.raises(NoRouter):
+            await client.generate("go", model="fake").accepted()
+
+
 async def test_a_full_orchestrator_is_passed_over_for_the_next(autojump_clock):
     async with open_world() as world:
         await world.router()
