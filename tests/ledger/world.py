@@ -134,6 +134,11 @@ class World:
 
 def new_world() -> World:
     world = World()
+    furnish(world)
+    return world
+
+
+def furnish(world: World) -> None:
     for each in EVERYBODY:
         rules.mint(world.state, each.address, 100 * COIN)
     for router in (ROUTER, OTHER_ROUTER):
@@ -142,7 +147,6 @@ def new_world() -> World:
     for each in (ORCHESTRATOR, DELEGATE):
         world.do(each, "register_orchestrator", each.public_key, b"", COIN)
     world.do(CLIENT, "deposit", CLIENT.public_key, 10 * COIN)
-    return world
 
 
 def operator_signature(operator: Identity, owner: Identity) -> bytes:
