@@ -144,7 +144,8 @@ def identity_at(home: Home) -> Identity:
 async def open_node(config: Config, home: Home, *, engine: Engine | None = None) -> AsyncIterator[Node]:
     """Join the network and serve in the configured roles.
 
-    An orchestrator runs the configured models, or *engine*, which stays the caller's to close.  Raises `NoBootstrap` when there is nobody to join through, `PortInUse`, a `LedgerError`, or what is wrong with the
+    An orchestrator runs the configured models, or *engine*, which stays the caller's to close.
+    Raises `NoBootstrap` when there is nobody to join through, `PortInUse`, a `LedgerError`, or what is wrong with the
     key file, a model or an address.
     """
     identity = identity_at(home)
