@@ -55,12 +55,16 @@ class Loop:
     def run(self) -> None:
         """For ever: the process ends when its standard input does."""
         while True:
-            self._take_commands()
-            step = self._scheduler.next()
-            if step is not None:
-                self._guarded(self._do, step)
-            if time.monotonic() - self._heard_at >= HEARTBEAT_SECONDS:
-                self._tell(Alive())
+            self.turn()
+
+    def turn(self) -> None:
+        """Obey what has come, make one step, and let the parent hear from us.  Waits for commands when idle."""
+        self._take_commands()
+        step = self._scheduler.next()
+        if step is not None:
+            self._guarded(self._do, step)
+        if time.monotonic() - self._heard_at >= HEARTBEAT_SECONDS:
+            self._tell(Alive())
 
     def _take_commands(self) -> None:
         try:
