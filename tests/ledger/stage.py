@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cactus_mesh.ledger import dev
@@ -51,7 +51,6 @@ class Stage:
     fund: Callable[[Address, int], Awaitable[None]]
     conserved: Callable[[], Awaitable[bool]]
     url: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
 
     async def furnish(self) -> None:
         """As `tests.ledger.world.new_world`."""
