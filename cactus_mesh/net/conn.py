@@ -97,7 +97,7 @@ class MeshConn(INetConn):
 
     async def _handle(self, stream: MeshStream) -> None:
         self._handling += 1
-        net_stream = self._wrap(stream)
+        net_stream = self.wrap(stream)
         try:
             await self.swarm.common_stream_handler(net_stream)
         finally:
@@ -127,9 +127,9 @@ class MeshConn(INetConn):
         return self.over.is_set()
 
     async def new_stream(self) -> NetStream:
-        return self._wrap(await self.muxed_conn.open_stream())
+        return self.wrap(await self.muxed_conn.open_stream())
 
-    def _wrap(self, stream: MeshStream) -> NetStream:
+    def wrap(self, stream: MeshStream) -> NetStream:
         wrapped = NetStream(stream, self, None)  # type: ignore[arg-type] # it only calls what is here
         wrapped._state = StreamState.OPEN
         self._streams.add(wrapped)

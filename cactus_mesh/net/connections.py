@@ -74,11 +74,11 @@ class Connections:
         """The best connection of each peer."""
         return self._best.values()
 
-    async def wait_changed(self) -> None:
-        """Until a peer comes, goes, or tells something new about itself."""
-        await self._changed.wait()
+    def next_change(self) -> trio.Event:
+        """Set when the next peer comes, goes, or tells something new about itself."""
+        return self._changed
 
-    def _announce_change(self) -> None:
+    def announce_change(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
 
@@ -110,14 +110,14 @@ class Connections:
         for watcher in self._shared.watchers:
             self._shared.offer(watcher, seen(conn))
         log.info("connected", extra={"peer": peer, "inbound": conn.inbound, "relayed": is_relayed(conn)})
-        self._announce_change()
+        self.announce_change()
 
     def farewell(self, conn: MeshConn) -> None:
         peer = conn.session.peer
         self._by_peer[peer].remove(conn)
         self._choose(peer)
         log.info("disconnected", extra={"peer": peer, "reason": repr(conn.failure) if conn.failure else "closed"})
-        self._announce_change()
+        self.announce_change()
 
     async def dial(self, peer: ID) -> INetConn:
         return await self._dial(PeerId(str(peer)))
@@ -145,7 +145,7 @@ class Connections:
     def told(self, conn: MeshConn, about: About) -> None:
         conn.about = about
         self._shared.book.learn(conn.session.peer, about.addresses)
-        self._announce_change()
+        self.announce_change()
 
     def tell_everybody(self, about: About) -> None:
         for conn in self.all():

@@ -70,15 +70,15 @@ class BoundedPeerStore(PeerStore):
 class MeshHost(BasicHost):
     """Protocol negotiation over a `MeshSwarm`."""
 
-    def __init__(self, swarm: MeshSwarm, addresses: Callable[[], list[str]]) -> None:
-        self._own_addresses = addresses
+    def __init__(self, swarm: MeshSwarm) -> None:
+        self.own_addresses: Callable[[], list[str]] = list
         super().__init__(swarm, disable_identify_address_discovery=True)
         swarm.notifees.clear()  # its own one spawns system tasks, whose failure would end the whole program
         self.remove_stream_handler(ID_PUSH)
         self.swarm = swarm
 
     def get_addrs(self) -> list[Multiaddr]:
-        return [Multiaddr(address) for address in self._own_addresses()]
+        return [Multiaddr(address) for address in self.own_addresses()]
 
     def get_transport_addrs(self) -> list[Multiaddr]:
         return self.get_addrs()

@@ -16,7 +16,7 @@ from cactus_mesh.net.connections import seen
 from cactus_mesh.net.peers import AddressBook
 from cactus_mesh.net.running import open_run
 from cactus_mesh.net.settings import NetworkStatus
-from cactus_mesh.net.shared import CHANNEL_ITEMS, Shared
+from cactus_mesh.net.shared import CHANNEL_ITEMS, Listener, Shared
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -34,6 +34,8 @@ CRASH_WINDOW_SECONDS: Final = 60.0
 """More than `MAX_CRASHES` within this time is no accident: the node stops and says so."""
 FIRST_PAUSE_SECONDS: Final = 0.2
 MAX_PAUSE_SECONDS: Final = 5.0
+LEAVE_SECONDS: Final = 1.0
+"""To tell the others that a topic is left, also while being cancelled."""
 
 log = logging.getLogger(__name__)
 
@@ -161,27 +163,42 @@ class MeshNetwork:
             self._shared.watchers.remove(into)
 
     async def provide(self, key: str) -> None:
-        pass
+        await (await self._host()).discovery.provide(key)
 
     async def providers(self, key: str) -> list[PeerId]:
-        return []
+        return await (await self._host()).discovery.providers(key)
 
     async def publish(self, topic: str, data: bytes) -> None:
-        pass
+        await (await self._host()).gossip.publish(topic, data)
 
     @asynccontextmanager
     async def subscribe(
         self, topic: str, validate: Callable[[bytes], GossipVerdict]
     ) -> AsyncIterator[trio.MemoryReceiveChannel[Gossip]]:
         into, channel = trio.open_memory_channel["Gossip"](CHANNEL_ITEMS)
-        with into, channel:
-            yield channel
+        listener = Listener(validate, into)
+        listeners = self._shared.listeners.setdefault(topic, [])
+        listeners.append(listener)
+        try:
+            await (await self._host()).gossip.join(topic)
+            with into, channel:
+                yield channel
+        finally:
+            listeners.remove(listener)
+            if not listeners:
+                await self._leave(topic)
+
+    async def _leave(self, topic: str) -> None:
+        self._shared.listeners.pop(topic, None)
+        if self._running is not None:
+            with trio.move_on_after(LEAVE_SECONDS, shield=True):
+                await self._running.gossip.leave(topic)
 
     def status(self) -> NetworkStatus:
         return NetworkStatus(
             connected=len(self.peers()),
             known=len(self._shared.book),
-            relayed_through=(),
+            relayed_through=self._running.circuits.relays if self._running else (),
             attempts=dict(self._shared.attempts),
             dropped_gossip=self._shared.dropped,
             restarts=self._shared.restarts,

@@ -13,18 +13,25 @@ from multiaddr.utils import get_network_addrs
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.errors import PeerUnreachable
 from cactus_mesh.net.addresses import Address, parse_address, reachable_at
+from cactus_mesh.net.circuits import Relay
 from cactus_mesh.net.connections import Connections
+from cactus_mesh.net.dht import Dht
 from cactus_mesh.net.dialler import Dialler
+from cactus_mesh.net.discovery import open_discovery
 from cactus_mesh.net.frames import MAX_ADDRESSES, About
+from cactus_mesh.net.gossip import open_gossip
 from cactus_mesh.net.greeting import Greetings
 from cactus_mesh.net.host import CALLS_PROTOCOL, BoundedPeerStore, MeshHost
-from cactus_mesh.net.swarm import DialFailed, MeshSwarm
+from cactus_mesh.net.relayed import Circuits
+from cactus_mesh.net.swarm import MeshSwarm
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from cactus_mesh.identity import PeerId
     from cactus_mesh.net.conn import MeshConn
+    from cactus_mesh.net.discovery import Discovery
+    from cactus_mesh.net.gossip import GossipMesh
     from cactus_mesh.net.shared import Shared
 
 INTERFACES_SECONDS: Final = 30.0
@@ -36,9 +43,16 @@ async def open_run(shared: Shared, listen: Sequence[Address]) -> AsyncIterator[R
     """Start a host.  Raises `PortInUse` or `AddressMalformed` from its start, later whatever made it crash."""
     async with open_service_nursery() as nursery:
         running = RunningHost(shared, nursery)
-        await nursery.start(_serve, running.swarm, listen)
-        nursery.start_soon(running.connections.watch_over)
-        yield running
+        # gossip first: a peer that finds no gossip here on arrival does not ask again
+        async with open_gossip(running.host, shared, running.connections.drop) as running.gossip:
+            await nursery.start(_serve, running.swarm, listen)
+            nursery.start_soon(running.connections.watch_over)
+            if shared.settings.use_relays:
+                nursery.start_soon(running.circuits.keep_reservations)
+            for topic in shared.listeners:
+                await running.gossip.join(topic)
+            async with open_discovery(shared, running.dht, running.connections, running.connect) as running.discovery:
+                yield running
 
 
 async def _serve(swarm: MeshSwarm, listen: Sequence[Address], *, task_status: trio.TaskStatus[None]) -> NoReturn:
@@ -46,6 +60,9 @@ async def _serve(swarm: MeshSwarm, listen: Sequence[Address], *, task_status: tr
 
 
 class RunningHost:
+    gossip: GossipMesh
+    discovery: Discovery
+
     def __init__(self, shared: Shared, nursery: trio.Nursery) -> None:
         limits = shared.settings.limits
         keys = create_new_key_pair(shared.identity.seed)
@@ -61,7 +78,7 @@ class RunningHost:
         )
         self.connections = Connections(shared, self.connect)
         self.swarm.greeter = self.connections
-        self.host = MeshHost(self.swarm, self.addresses)
+        self.host = MeshHost(self.swarm)
         self.host.set_stream_handler(CALLS_PROTOCOL, self.connections.take_calls_stream)
         self.connections.host = self.host
         self.connections.greetings = Greetings(
@@ -72,7 +89,11 @@ class RunningHost:
             about=self.about,
             told=self.connections.told,
         )
-        self._dialler = Dialler(shared.identity.peer_id, self.swarm, nursery, self._dial_relayed, shared.attempted)
+        self.dht = Dht(self.host, shared.book, serve=shared.settings.serve_dht)
+        self.relay = Relay(self.host, self.connections, limits) if shared.settings.serve_relay else None
+        self.circuits = Circuits(self.swarm, self.host, self.connections, self._reach_relay, self._tell_everybody)
+        self.host.own_addresses = self.addresses
+        self._dialler = Dialler(shared.identity.peer_id, self.swarm, nursery, self.circuits.dial, shared.attempted)
 
     # --- reaching others -----------------------------------------------------------------------------------------
 
@@ -84,11 +105,14 @@ class RunningHost:
             return conn
         if peer == self._shared.identity.peer_id:
             raise PeerUnreachable(f"{peer} is this peer itself")
-        self.connections.make_room(())
+        self.connections.make_room(self.circuits.relays)
+        if not self._shared.book.addresses(peer):
+            await self.discovery.find(peer)
         return await self._dialler.dial(peer, self._shared.book.addresses(peer))
 
-    async def _dial_relayed(self, address: Address, peer: PeerId) -> MeshConn:
-        raise DialFailed("no relays")
+    async def _reach_relay(self, relay: PeerId, endpoint: str) -> MeshConn:
+        self._shared.book.learn(relay, [endpoint])
+        return await self.connect(relay)
 
     # --- being reached -------------------------------------------------------------------------------------------
 
@@ -105,7 +129,12 @@ class RunningHost:
         own = self._shared.identity.peer_id
         announced = [parse_address(address).endpoint for address in self._shared.settings.announce]
         direct = [address.endpoint for address in reachable_at(self.bound(), self._machine())]
-        return [f"{address}/p2p/{own}" for address in dict.fromkeys([*announced, *direct])][:MAX_ADDRESSES]
+        circuits = self.circuits.addresses(self._shared.book.addresses)
+        every = dict.fromkeys([*announced, *direct[: MAX_ADDRESSES - len(circuits)], *circuits])
+        return [f"{address}/p2p/{own}" for address in every][:MAX_ADDRESSES]
+
+    def _tell_everybody(self) -> None:
+        self.connections.tell_everybody(self.about())
 
     def about(self) -> About:
         settings = self._shared.settings

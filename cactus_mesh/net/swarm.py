@@ -122,6 +122,9 @@ class MeshSwarm(Swarm):
             return
         await self.receive_link(link)
 
+    def take_link(self, link: Link) -> None:
+        self._nursery.start_soon(self.receive_link, link)
+
     async def receive_link(self, link: Link) -> None:
         """Secure what somebody else dialled and keep the connection until it ends.  Raises nothing but Cancelled."""
         with trio.CancelScope() as pending:
