@@ -64,6 +64,7 @@ class ViewCache:
         self._age_seconds = age_seconds
         self._known: OrderedDict[tuple[str, tuple[Value, ...]], _Cached] = OrderedDict()
         self._asking: dict[tuple[str, tuple[Value, ...]], trio.Lock] = {}
+        self._changes = 0
 
     async def view(self, function: str, *arguments: Value) -> Json:
         age = self._age_seconds.get(function)
@@ -81,17 +82,22 @@ class ViewCache:
     async def _fresh(self, key: tuple[str, tuple[Value, ...]], age: float) -> Json:
         known = self._known.get(key)
         if known is None or trio.current_time() - known.read_at >= age:
-            asked_at = trio.current_time()
+            asked_at, changes = trio.current_time(), self._changes
             known = _Cached(asked_at, await self._transport.view(*key))
-            self._known[key] = known
-            while len(self._known) > MAX_CACHED_VIEWS:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
+            if changes == self._changes:  # else the answer may be older than our own change
+                self._remember(key, known)
         return known.result
+
+    def _remember(self, key: tuple[str, tuple[Value, ...]], known: _Cached) -> None:
+        self._known[key] = known
+        self._known.move_to_end(key)
+        while len(self._known) > MAX_CACHED_VIEWS:
+            self._known.popitem(last=False)
 
     def forget(self) -> None:
         """After a change of our own: what we know may be older than it."""
         self._known.clear()
+        self._changes += 1
 
 
 class ContractLedger:

@@ -61,8 +61,11 @@ class _Account:
 
 @dataclass(frozen=True, slots=True)
 class _Signed:
+    """*max_fee* is in octas."""
+
     hash: str
     data: bytes
+    max_fee: int
 
 
 class _Again(Exception):
@@ -145,7 +148,7 @@ class RestTransport:
                 signed = self._sign(signer, account.next, function, max_gas, await self._price())
                 sequence, account.next = account.next, None  # unless it is accepted
                 try:
-                    await self._post(signed, signer.address, max_gas)
+                    await self._post(signed, signer.address)
                 except _Again as again:
                     if not await self._known(signed.hash):
                         advice = again.advice
@@ -167,9 +170,9 @@ class RestTransport:
         )
         key, signature = SdkPublicKey(VerifyKey(signer.public_key)), SdkSignature(signer.sign(raw.keyed()))
         data = SignedTransaction(raw, Authenticator(Ed25519Authenticator(key, signature))).bytes()
-        return _Signed(transaction_hash(data), data)
+        return _Signed(transaction_hash(data), data, max_gas * price)
 
-    async def _post(self, signed: _Signed, sender: Address, max_gas: int) -> None:
+    async def _post(self, signed: _Signed, sender: Address) -> None:
         reply = await self._request(
             "POST", "transactions", signed.data, {"content-type": "application/x.aptos.signed_transaction+bcs"}
         )
@@ -183,8 +186,8 @@ class RestTransport:
                 raise _Again(_LATE)
             case _, 5:  # INSUFFICIENT_BALANCE_FOR_TRANSACTION_FEE
                 raise NoFunds(
-                    f"{sender} cannot pay the fee of a transaction: it must hold {max_gas} gas units' worth of coins, "
-                    "of which only what is used is taken; fund it"
+                    f"{sender} cannot pay the fee of a transaction: it must hold {signed.max_fee} octas, of which only "
+                    "what is used is taken; fund it"
                 )
         raise LedgerRejected(f"the ledger at {self._base} refused the transaction: {_message(reply)}")
 

@@ -18,7 +18,7 @@ from aptos_sdk.ed25519 import PublicKey, Signature
 from aptos_sdk.transactions import FeePayerRawTransaction, SignedTransaction
 from nacl.signing import VerifyKey
 
-from cactus_mesh.errors import PortInUse, StateInUse, UsageError
+from cactus_mesh.errors import AddressMalformed, PortInUse, StateInUse, StateMalformed, UsageError
 from cactus_mesh.ledger import dev
 from cactus_mesh.ledger.connect import http_client
 from cactus_mesh.ledger.dev import DEVNET_CONTRACT
@@ -374,6 +374,20 @@ async def test_a_transaction_in_json_is_refused_by_name(node: Node) -> None:
 async def test_a_taken_port_is_named_with_what_to_do(node: Node, tmp_path: Path) -> None:
     with pytest.raises(PortInUse, match="--port"):
         async with open_devnet(tmp_path / "other", port=int(node.url.rsplit(":", 1)[1])):
+            pass
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("no.such.host.invalid", 0), ("192.0.2.1", 0)])
+async def test_an_address_that_is_not_this_machines_is_named(tmp_path: Path, host: str, port: int) -> None:
+    with pytest.raises(AddressMalformed, match=f"{port}|{host}"):
+        async with open_devnet(tmp_path, host, port):
+            pass
+
+
+async def test_a_home_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateMalformed, match="--home"):
+        async with open_devnet(tmp_path / "file"):
             pass
 
 

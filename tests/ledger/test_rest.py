@@ -363,6 +363,16 @@ async def test_a_failed_view_is_not_remembered(autojump_clock: trio.testing.Mock
     assert views._asking == {}
 
 
+async def test_an_answer_from_before_our_own_change_is_not_remembered(autojump_clock: trio.testing.MockClock) -> None:
+    transport = CountingTransport()
+    views = ViewCache(transport, VIEW_AGE_SECONDS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(views.view, "client", "a")
+        await trio.sleep(0.05)
+        views.forget()
+    assert await views.view("client", "a") == 2
+
+
 async def test_the_cache_is_bounded(autojump_clock: trio.testing.MockClock) -> None:
     views = ViewCache(CountingTransport(), {"server": 1e9})
     async with trio.open_nursery() as nursery:

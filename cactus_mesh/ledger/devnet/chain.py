@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 MAX_PARKED_PER_ACCOUNT: Final = 100
 """Aptos's mempool keeps as many for one account."""
-MAX_PARKED: Final = 10_000
+MAX_PARKED: Final = 1_000
+"""At most 64 MiB of transactions."""
 MAX_MINT: Final = 10**15
 MAX_SUPPLY: Final = 2**63
 """Keeps every sum of balances within a u64, as on a chain with a bounded supply."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cactus_mesh.concurrency import open_service_nursery
-from cactus_mesh.errors import PortInUse, StateMalformed, UsageError
+from cactus_mesh.errors import AddressMalformed, PortInUse, StateMalformed, UsageError
 from cactus_mesh.identity import Address, Identity, create_key_file, load_key_file
 from cactus_mesh.ledger import rules
 from cactus_mesh.ledger.dev import DEFAULT_PORT, DEVNET_CHAIN_ID, DEVNET_CONTRACT, LOCAL_NODE_CHAIN_ID, PUBLIC_CHAIN_IDS
@@ -104,21 +104,27 @@ async def _serve(server: Server, listeners: list[trio.SocketListener]) -> None:
 
 
 async def _listen(host: str, port: int) -> list[trio.SocketListener]:
+    if not 0 <= port <= 65_535:
+        raise AddressMalformed(f"{port} is no port; choose one from 1 to 65535, or 0 for any free one")
     try:
         return await trio.open_tcp_listeners(port, host=host, backlog=MAX_CONNECTIONS)
     except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
-            raise
-        raise PortInUse(
-            f"cannot listen on {host}:{port} ({error.strerror}); stop what uses it, or choose another with --port"
-        ) from None
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise PortInUse(
+                f"cannot listen on {host}:{port} ({error.strerror}); stop what uses it, or choose another with --port"
+            ) from None
+        raise AddressMalformed(f"cannot listen on {host!r}: {error}; use an address of this machine") from None
 
 
 def _prepare(home: Path) -> Identity:
     """Make the folder and the administrator's key on first use; later the key must still be there."""
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = home / ADMIN_KEY
-    if not path.exists():
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        present = path.exists()
+    except OSError as error:
+        raise StateMalformed(f"cannot use the folder {home} ({error.strerror}); choose another with --home") from None
+    if not present:
         if (home / DATABASE).exists():
             raise StateMalformed(
                 f"{path} is gone but the ledger that it administers is still in {home}; restore it, or move the whole "

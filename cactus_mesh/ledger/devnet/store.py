@@ -61,7 +61,16 @@ class Store:
         self._database = database
 
     def commit(self, records: list[Record], rows: list[tuple[Table[Any, Any], Any]]) -> None:
-        """Make *records* and the present values of *rows* durable, all or none."""
+        """Make *records* and the present values of *rows* durable, all or none.  Raises `StateMalformed`."""
+        try:
+            self._write(records, rows)
+        except sqlite3.Error as error:
+            raise StateMalformed(
+                f"the ledger cannot be written ({error}); make room on its disk, or check it, and start again: all "
+                "that was answered is safe"
+            ) from error
+
+    def _write(self, records: list[Record], rows: list[tuple[Table[Any, Any], Any]]) -> None:
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(
@@ -98,27 +107,26 @@ def open_store(path: Path, genesis: State) -> Iterator[tuple[Store, Chain]]:
 
     Raises `StateInUse` while another process has it open, `StateMalformed` when it holds something else.
     """
+    with closing(_connect(path)) as database:
+        yield Store(database), _restore(database, path, genesis)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
     try:
-        with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0.5)) as database:
-            _prepare(database, path)
-            chain = _restore(database, path, genesis)
-            yield Store(database), chain
-    except sqlite3.OperationalError as error:
-        if "locked" not in str(error):
-            raise
-        raise StateInUse(f"another process uses {path}; stop it, or give this one another --home") from None
-
-
-def _prepare(database: sqlite3.Connection, path: Path) -> None:
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0.5)
+    except sqlite3.Error as error:
+        raise StateMalformed(f"cannot open {path} ({error}); check the folder and its permissions") from None
     try:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.executescript(_SCHEMA)
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            raise
+    except sqlite3.Error as error:
+        database.close()
+        if "locked" in str(error):
+            raise StateInUse(f"another process uses {path}; stop it, or give this one another --home") from None
         raise StateMalformed(f"{path} is not a ledger of this program ({error}); move it away to begin anew") from None
+    return database
 
 
 def _restore(database: sqlite3.Connection, path: Path, genesis: State) -> Chain:
