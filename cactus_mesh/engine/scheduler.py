@@ -1,13 +1,18 @@
 """Decides which generation computes next, so that no one waits long for another.  Knows nothing of tensors and clocks.
 
-A round gives every decoding generation one token and, to the prefilling ones in turn, one chunk of prompt.  How a
-prompt is cut into chunks depends on the prompt alone, so that a generation computes the same numbers in any company.
+Decoding generations make a token each in turn; after every few tokens one of the prefilling ones, in turn too, reads a
+chunk of its prompt.  How a prompt is cut into chunks depends on the prompt alone, so that a generation computes the
+same numbers in any company.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
+
+DECODES_PER_CHUNK: Final = 4
+"""Newcomers wait for their first token, the others for their next: a chunk costs about as much as a few tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ class Scheduler:
         self._decoding: dict[int, None] = {}
         self._round: deque[int] = deque()
         """Decoding generations that are still to come in this round."""
+        self._since_chunk = 0
+        """Tokens made since the last chunk of a prompt was read."""
 
     def __len__(self) -> int:
         return len(self._prompt_tokens)
@@ -64,12 +71,15 @@ class Scheduler:
 
     def next(self) -> Step | None:
         """The step to do now, None when nothing runs.  It counts as done: a generation that fails must be dropped."""
-        if self._round:
-            return Decode(self._round.popleft())
-        self._round.extend(self._decoding)
-        if self._prefilling:
+        if self._prefilling and self._since_chunk >= min(len(self._decoding), DECODES_PER_CHUNK):
+            self._since_chunk = 0
             return self._prefill(self._prefilling.popleft())
-        return Decode(self._round.popleft()) if self._round else None
+        if not self._round:
+            self._round.extend(self._decoding)
+        if not self._round:
+            return None
+        self._since_chunk += 1
+        return Decode(self._round.popleft())
 
     def _prefill(self, chunk: Prefill) -> Prefill:
         if chunk.last:

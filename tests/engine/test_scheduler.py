@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cactus_mesh.engine.scheduler import Decode, Prefill, Scheduler, Step
+from cactus_mesh.engine.scheduler import DECODES_PER_CHUNK, Decode, Prefill, Scheduler, Step
 
 
 def steps(scheduler: Scheduler, count: int) -> list[Step | None]:
@@ -42,6 +42,16 @@ def test_a_long_prompt_holds_nobody_up_for_more_than_a_chunk() -> None:
     scheduler.admit(2, 400)
     order = [type(step) for step in steps(scheduler, 40)]
     assert all(Decode in order[at : at + 2] for at in range(38))
+
+
+def test_among_many_a_newcomer_waits_for_a_few_tokens_and_not_for_one_of_each() -> None:
+    scheduler = Scheduler(slots=33, chunk_tokens=4)
+    for id_ in range(32):
+        scheduler.admit(id_, 1)
+    steps(scheduler, 500)
+    scheduler.admit(32, 9)
+    order = steps(scheduler, 3 * (DECODES_PER_CHUNK + 1))
+    assert sum(isinstance(step, Prefill) for step in order) == 3
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:

@@ -61,7 +61,6 @@ def load_models(words: Sequence[str], settings: EngineSettings) -> list[LoadedMo
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // 2))
-    torch.set_grad_enabled(False)
     _check_device(settings.device)
     models = [_load(word, settings) for word in words]
     names = [model.facts.name for model in models]
@@ -214,9 +213,10 @@ def _probe(model: LoadedModel) -> None:
     name, network = model.facts.name, model.network
     ids = torch.arange(_PROBE_TOKENS, device=network.device).remainder(model.vocabulary)[None]
     try:
-        whole = network(input_ids=ids, use_cache=True)
-        first = network(input_ids=ids[:, :3], use_cache=True)
-        second = network(input_ids=ids[:, 3:], past_key_values=first.past_key_values, use_cache=True)
+        with torch.inference_mode():
+            whole = network(input_ids=ids, use_cache=True)
+            first = network(input_ids=ids[:, :3], use_cache=True)
+            second = network(input_ids=ids[:, 3:], past_key_values=first.past_key_values, use_cache=True)
     except Exception as error:
         raise ModelUnsupported(f"{name} cannot be run by this engine: {_first_line(error)}") from None
     difference = (whole.logits[0, -1] - second.logits[0, -1]).abs().max()
