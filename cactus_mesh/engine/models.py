@@ -50,6 +50,7 @@ HUB_PATTERNS: Final = (*IDENTITY_FILES, f"{TEMPLATES}/*.jinja", INDEX, "model*.s
 _MAY_NAME_CODE: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
 _PICKLES: Final = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 _PICKLE_MAGIC: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_MAX_NAME_CHARACTERS: Final = 200  # of a name in an advert
 _MAX_JSON_BYTES: Final = 64 << 20
 """Configurations are small; the largest index names some ten thousand tensors."""
 _MAX_HEADER_BYTES: Final = 100_000_000  # as in the safetensors format
@@ -83,7 +84,7 @@ def local_folder(word: str) -> tuple[str, Path]:
             f"there is no model folder {word!r}; give a folder with config.json and safetensors, "
             "a hub id like owner/name, or selftest for the embedded model"
         )
-    return path.resolve().name, path
+    return path.resolve().name[:_MAX_NAME_CHARACTERS], path
 
 
 def check_folder(name: str, path: Path) -> ModelFolder:

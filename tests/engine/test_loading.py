@@ -98,6 +98,27 @@ def test_a_model_that_writes_no_text_is_unsupported(copy: Path) -> None:
         load(copy)
 
 
+def test_a_model_whose_work_cannot_be_computed_is_unsupported(tmp_path: Path) -> None:
+    from transformers import RwkvConfig, RwkvForCausalLM
+
+    config = RwkvConfig(vocab_size=2048, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16)
+    RwkvForCausalLM(config).save_pretrained(tmp_path / "rnn")
+    shutil.copy(SELFTEST_FOLDER / "tokenizer.json", tmp_path / "rnn")
+    with pytest.raises(ModelUnsupported, match="a rwkv model's work cannot be computed"):
+        load(tmp_path / "rnn")
+
+
+def test_an_error_that_nobody_foresaw_is_still_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cactus_mesh.engine.runner import loading
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("no layers")
+
+    monkeypatch.setattr(loading, "model_digest", fail)
+    with pytest.raises(ModelUnsupported, match="selftest cannot be loaded: ZeroDivisionError: no layers"):
+        load("selftest")
+
+
 def test_missing_weights_are_not_made_up(copy: Path) -> None:
     change_config(copy, num_hidden_layers=6)
     with pytest.raises(ModelMalformed, match="do not belong to its config"):

@@ -23,6 +23,7 @@ from cactus_mesh.engine.frames import ModelFacts
 from cactus_mesh.engine.models import HUB_PATTERNS, check_folder, hub_id, local_folder, model_digest
 from cactus_mesh.errors import (
     ConfigMalformed,
+    MeshError,
     ModelMalformed,
     ModelMissing,
     ModelTooLarge,
@@ -60,9 +61,9 @@ def load_models(words: Sequence[str], settings: EngineSettings) -> list[LoadedMo
     """Raises a `UsageError` with the cause."""
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // 2))
+    torch.set_num_threads(settings.threads or max(1, _processors() // 2))
     _check_device(settings.device)
-    models = [_load(word, settings) for word in words]
+    models = [_load_named(word, settings) for word in words]
     names = [model.facts.name for model in models]
     for name in names:
         if names.count(name) > 1:
@@ -70,11 +71,27 @@ def load_models(words: Sequence[str], settings: EngineSettings) -> list[LoadedMo
     return models
 
 
+def _processors() -> int:
+    """Those that this process may use, which in a container are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigMalformed(f"engine.device {device!r} cannot be used here: {_first_line(error)}") from None
+
+
+def _load_named(word: str, settings: EngineSettings) -> LoadedModel:
+    try:
+        return _load(word, settings)
+    except MeshError:
+        raise
+    except Exception as error:  # a worker that dies here would leave the user without the reason
+        raise ModelUnsupported(f"{word} cannot be loaded: {_first_line(error)}") from error
 
 
 def _load(word: str, settings: EngineSettings) -> LoadedModel:
@@ -199,13 +216,15 @@ def shape_of(network: PreTrainedModel) -> ModelShape:
     """What the network's work is computed from: its matrices (the output one also when it is the embedding's)."""
     config = network.config.get_text_config()
     matrices = [module.weight for module in network.modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
-    heads = config.num_attention_heads
-    return ModelShape(
-        matmul_parameters=sum(matrix.numel() for matrix in matrices),
-        layers=config.num_hidden_layers,
-        heads=heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-    )
+    try:
+        return ModelShape(
+            matmul_parameters=sum(matrix.numel() for matrix in matrices),
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        )
+    except AttributeError as error:
+        raise ModelUnsupported(f"a {config.model_type} model's work cannot be computed: {_first_line(error)}") from None
 
 
 def _probe(model: LoadedModel) -> None:
