@@ -231,10 +231,11 @@ async def _perform(family: Family, prompt: str, show: Show) -> dict[str, Any]:
     people = {name: identity_at(family.home(name)) for name in ROLES}
     async with open_ledger(url, Address(chain["contract"]), chain["chain_id"]) as ledger:
         bootstrap = await _start_nodes(family, ledger, url, people, show)
-        before = await _balances(ledger, people)
+        treasury = Address(chain["admin"])
+        before = await _balances(ledger, people, treasury, (await audit(url)).fees)
         outcomes = await _ask_and_show(family, url, bootstrap, prompt, people, show)
-        after = await _balances(ledger, people)
         books = await audit(url)
+        after = await _balances(ledger, people, treasury, books.fees)
     _show_money(before, after, outcomes, books.conserved, show)
     return {
         "peers": 1 + len(ROLES),
@@ -343,24 +344,25 @@ def _show_task(outcome: Outcome, names: dict[str, str], show: Show) -> None:
 # --- money -------------------------------------------------------------------------------------------------------
 
 
-async def _balances(ledger: Ledger, people: dict[str, Identity]) -> dict[str, int]:
-    """Everybody's coins and what the contract holds for them, together."""
+async def _balances(ledger: Ledger, people: dict[str, Identity], treasury: Address, fees: int) -> dict[str, int]:
+    """Everybody's coins and what the contract holds for them, together; and where the rest of the money goes."""
     found: dict[str, int] = {}
     for name, person in people.items():
         coins = await ledger.balance(person.address)
         client, operator = await ledger.client(person.address), await ledger.orchestrator(person.address)
         found[name] = coins + (client.deposit if client else 0) + (operator.stake if operator else 0)
-    return found
+    return {**found, "treasury": await ledger.balance(treasury), "ledger fees": fees}
 
 
 def _show_money(
     before: dict[str, int], after: dict[str, int], outcomes: Sequence[Outcome], conserved: bool, show: Show
 ) -> None:
     show.title("Balances (coins, deposit and stake together), in octas")
-    show.line(f"  {'':15} {'before':>16} {'after':>16} {'change':>10}")
-    for name in before:
-        show.line(f"  {name:15} {before[name]:16,} {after[name]:16,} {after[name] - before[name]:+10,}")
-    show.line("  (the router also pays the ledger's fee for settling)")
+    show.line(f"  {'':15} {'before':>18} {'after':>18} {'change':>10}")
+    sums = {"all together": (sum(before.values()), sum(after.values()))}
+    for name, (then, now) in ({name: (before[name], after[name]) for name in before} | sums).items():
+        show.line(f"  {name:15} {then:18,} {now:18,} {now - then:+10,}")
+    show.line("  (the router pays the ledger's fee for settling, which its share covers once batches are full)")
     paid = sum(outcome.money["paid_octas"] for outcome in outcomes)
     verdict = "not one octa was made or lost" if conserved else "MONEY WAS MADE OR LOST"
-    show.line(f"  paid for both tasks: {octas(paid)}; the ledger's audit: {verdict}")
+    show.line(f"  the client paid {octas(paid)} for both tasks; the ledger's audit: {verdict}")

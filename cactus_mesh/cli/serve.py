@@ -74,7 +74,8 @@ async def run(
         answers |= {"status": node.status, "peers": node.peers}
         await _announce(node, as_json=as_json)
         await until_stopped(stdin_too=until_stdin_closes)
-        say("stopping: letting running tasks end and settling them")
+        if not as_json:
+            say("stopping: letting running tasks end and settling them")
 
 
 async def _announce(node: Node, *, as_json: bool) -> None:

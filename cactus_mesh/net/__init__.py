@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import logging
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from cactus_mesh.net.settings import Limits, NetworkSettings, NetworkStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from cactus_mesh.identity import Identity
     from cactus_mesh.messages import Hello
@@ -24,7 +25,18 @@ async def open_network(identity: Identity, settings: NetworkSettings, hello: Hel
     Raises `PortInUse`, `AddressMalformed` or `StateMalformed` before the block begins.  A crash of the library's host
     is met with a new one; when that does not help, the block fails with `NetworkFailed`.
     """
-    from cactus_mesh.net.network import open_mesh_network  # libp2p takes a second to import
+    with _quiet_import():
+        from cactus_mesh.net.network import open_mesh_network  # libp2p takes a second to import
 
     async with open_mesh_network(identity, settings, hello) as network:
         yield network
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """libp2p sets up logging when it is imported; what is logged is for the program that runs us to decide."""
+    logger = logging.getLogger("libp2p")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+    logger.propagate = True
