@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cactus_mesh.engine.text import REPLACEMENT, Detokenizer, StopStrings
+from cactus_mesh.engine.text import REPLACEMENT, Detokenizer, OutputText, StopStrings
 
 LONGEST_STOP = 200
 
@@ -128,3 +128,19 @@ def test_without_stop_strings_nothing_is_held_back() -> None:
 def test_a_long_stop_string_that_never_comes_is_given_out_at_the_end() -> None:
     stop = "a" * LONGEST_STOP
     assert cut("a" * 199, [stop], ["a"] * 199) == ("a" * 199, False)
+
+
+def output_of(text: str, stops: list[str]) -> tuple[str, bool]:
+    output, given_out = OutputText(decode_bytes, stops), ""
+    for byte in text.encode():
+        piece, stopped = output.push(byte)
+        given_out += piece
+        if stopped:
+            return given_out, True
+    piece, stopped = output.finish()
+    return given_out + piece, stopped
+
+
+@given(st.text(max_size=30), st.lists(st.text(min_size=1, max_size=3), max_size=3))
+def test_tokens_become_the_text_before_the_first_stop_string(text: str, stops: list[str]) -> None:
+    assert output_of(text, stops) == plain_cut(text, stops)
