@@ -19,7 +19,7 @@ import trio
 from cactus_mesh.config import Home, load_config
 from cactus_mesh.control import ask_node, open_control
 from cactus_mesh.identity import Address, load_key_file
-from cactus_mesh.lifetime import until_stopped
+from cactus_mesh.lifetime import open_lifetime
 from cactus_mesh.node import identity_at, open_client, open_node
 from cactus_mesh.testing.engine import FakeEngine
 
@@ -40,11 +40,12 @@ async def serve(role: str, home: Home, settings: dict[str, Any]) -> None:
     config = load_config(home, {"roles": [role], "listen": [LISTEN], **settings}, environment={})
     engine = FakeEngine(slots=ENGINE_SLOTS) if role == "orchestrator" else None
     async with (
+        open_lifetime(stdin_too=True) as lifetime,
         open_node(config, home, engine=engine) as node,
         open_control(home.control_file, lambda question: {"status": node.status, "peers": node.peers}[question]()),
     ):
         print(json.dumps(node.status()), flush=True)
-        await until_stopped(stdin_too=True)
+        await lifetime.serving()
 
 
 @asynccontextmanager

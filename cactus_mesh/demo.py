@@ -54,10 +54,11 @@ MAX_LINE_BYTES: Final = 1 << 20
 
 @dataclass
 class Child:
-    """A process of ours, and the lines of JSON that it prints."""
+    """A process of ours, the lines of JSON that it prints, and the file that its standard error goes to."""
 
     name: str
     process: trio.Process
+    log: Path
     _buffer: bytearray = field(default_factory=bytearray)
 
     async def line(self) -> dict[str, Any] | None:
@@ -79,9 +80,14 @@ class Child:
             line = await self.line()
             if line is not None and line.get("event") == "ready":
                 return line
-            why = (line or {}).get("error", {}).get("message", "it ended without saying why")
-            raise DemoFailed(f"the {self.name} did not start: {why}")
+            raise DemoFailed(f"the {self.name} did not start: {self.why(line)}")
         raise DemoFailed(f"the {self.name} was not ready after {START_SECONDS:.0f} s; is the machine very busy?")
+
+    def why(self, line: dict[str, Any] | None) -> str:
+        """The reason in its last *line*, else the end of its log."""
+        if line is not None and "error" in line:
+            return str(line["error"]["message"])
+        return self.log.read_text(errors="replace")[-2_000:].strip() or "it ended without saying why"
 
     async def stop(self) -> None:
         """End it: ask by closing its standard input, then insist."""
@@ -115,10 +121,12 @@ class Family:
         apart: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        process = await trio.lowlevel.open_process(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, **apart
-        )
-        self._children.append(child := Child(name, process))
+        log = self._folder / f"{name}.log"
+        with log.open("wb") as errors:
+            process = await trio.lowlevel.open_process(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment, **apart
+            )
+        self._children.append(child := Child(name, process, log))
         return child
 
     async def stop(self) -> None:
@@ -307,8 +315,7 @@ async def _ask_and_show(
     while not all(outcome.money for outcome in outcomes):
         event = await client.line()
         if event is None or "error" in event:
-            why = (event or {}).get("error", {}).get("message", "it ended early")
-            raise DemoFailed(f"the client could not get its answers: {why}")
+            raise DemoFailed(f"the client could not get its answers: {client.why(event)}")
         outcome = outcomes[event["task"]]
         match event.pop("event"), event.pop("task"):
             case "text", 0:

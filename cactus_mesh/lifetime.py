@@ -5,36 +5,65 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Final
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from cactus_mesh.concurrency import open_service_nursery
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
 STOP_SIGNALS: Final = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
 """SIGBREAK is Windows' Ctrl-Break, which has no SIGTERM that a process could be sent."""
 
 
-async def until_stopped(*, stdin_too: bool = False) -> None:
-    """Return on the first stop signal and, with *stdin_too*, when standard input ends."""
+class Lifetime:
+    """Turns requests to stop into a cancellation while starting, and into an orderly end once `serving`."""
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self._scope = scope
+        self._stopped = trio.Event()
+        self._is_serving = False
+
+    async def serving(self) -> None:
+        """From here on the first request to stop only ends this wait; the caller then leaves its blocks in order."""
+        self._is_serving = True
+        await self._stopped.wait()
+
+    def stop(self) -> None:
+        if self._is_serving and not self._stopped.is_set():
+            self._stopped.set()
+        else:  # not serving yet, or asked for the second time
+            self._scope.cancel()
+
+
+@asynccontextmanager
+async def open_lifetime(*, stdin_too: bool = False) -> AsyncIterator[Lifetime]:
+    """Listen for stop signals and, with *stdin_too*, for the end of standard input, for the length of the block.
+
+    A request to stop before `Lifetime.serving`, or a second one, cancels the block, which then ends without an error.
+    """
     async with open_service_nursery() as nursery:
-        stopped = trio.Event()
-        nursery.start_soon(_on_signal, stopped)
+        lifetime = Lifetime(nursery.cancel_scope)
+        await nursery.start(_on_signal, lifetime)
         if stdin_too:
-            nursery.start_soon(_on_end_of_stdin, stopped)
-        await stopped.wait()
+            nursery.start_soon(_on_end_of_stdin, lifetime)
+        yield lifetime
 
 
-async def _on_signal(stopped: trio.Event) -> None:
+async def _on_signal(lifetime: Lifetime, *, task_status: trio.TaskStatus[None]) -> None:
     with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        task_status.started()
         async for _ in signals:
-            stopped.set()
+            lifetime.stop()
 
 
-async def _on_end_of_stdin(stopped: trio.Event) -> None:
+async def _on_end_of_stdin(lifetime: Lifetime) -> None:
     # a thread, because no portable event loop waits for any kind of standard input; it is abandoned at the end
     await trio.to_thread.run_sync(_read_to_the_end, abandon_on_cancel=True)
-    stopped.set()
+    lifetime.stop()
 
 
 def _read_to_the_end() -> None:

@@ -40,5 +40,7 @@ async def demo_client(
 ) -> None:
     """The demo's client process: asks both questions and reports what happens as lines of JSON."""
     from cactus_mesh.demo import ask_both
+    from cactus_mesh.lifetime import open_lifetime
 
-    await ask_both(home, load(home, bootstrap=list(bootstrap), network=network, ledger=ledger), prompt)
+    async with open_lifetime(stdin_too=True):
+        await ask_both(home, load(home, bootstrap=list(bootstrap), network=network, ledger=ledger), prompt)

@@ -52,9 +52,12 @@ async def devnet(home: Home, host: str, port: int | None, until_stdin_closes: bo
     """
     from cactus_mesh.ledger.dev import DEFAULT_PORT
     from cactus_mesh.ledger.devnet import open_devnet
-    from cactus_mesh.lifetime import until_stopped
+    from cactus_mesh.lifetime import open_lifetime
 
-    async with open_devnet(home.devnet, host, DEFAULT_PORT if port is None else port) as chain:
+    async with (
+        open_lifetime(stdin_too=until_stdin_closes) as lifetime,
+        open_devnet(home.devnet, host, DEFAULT_PORT if port is None else port) as chain,
+    ):
         found = {"url": chain.url, "chain_id": chain.chain_id, "contract": chain.contract, "admin": chain.admin.address}
         if as_json:
             print_json({"event": "ready", **found})
@@ -62,7 +65,7 @@ async def devnet(home: Home, host: str, port: int | None, until_stdin_closes: bo
             for name, value in found.items():
                 click.echo(f"{name:10} {value}")
             click.echo("ready; stop with Ctrl-C")
-        await until_stopped(stdin_too=until_stdin_closes)
+        await lifetime.serving()
 
 
 @main.command()

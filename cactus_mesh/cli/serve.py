@@ -52,7 +52,7 @@ async def run(
     Example: cactus-mesh run --bootstrap /ip4/203.0.113.5/tcp/4101/p2p/12D3KooW…
     """
     from cactus_mesh.control import open_control
-    from cactus_mesh.lifetime import until_stopped
+    from cactus_mesh.lifetime import open_lifetime
     from cactus_mesh.node import open_node
 
     config = load(
@@ -68,12 +68,13 @@ async def run(
     )
     answers: dict[str, Callable[[], object]] = {}
     async with (
+        open_lifetime(stdin_too=until_stdin_closes) as lifetime,
         open_control(home.control_file, lambda question: answers[question]()),
         open_node(config, home) as node,
     ):
         answers |= {"status": node.status, "peers": node.peers}
         await _announce(node, as_json=as_json)
-        await until_stopped(stdin_too=until_stdin_closes)
+        await lifetime.serving()
         if not as_json:
             say("stopping: letting running tasks end and settling them")
 
