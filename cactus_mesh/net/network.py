@@ -45,6 +45,7 @@ async def open_mesh_network(identity: Identity, settings: NetworkSettings, hello
     listen = [_parse_listen(text) for text in settings.listen]
     for text in (*settings.announce, *settings.bootstrap):
         parse_address(text)
+    _quieten_library()
     book = AddressBook(remember=settings.limits.known_peers)
     if settings.known_peers_file is not None:
         book.load(settings.known_peers_file, hello.network)
@@ -52,6 +53,13 @@ async def open_mesh_network(identity: Identity, settings: NetworkSettings, hello
     async with open_service_nursery() as nursery:
         await nursery.start(network.supervise, listen)
         yield network
+
+
+def _quieten_library() -> None:
+    """The library reports as errors what every public node meets all day, payloads included; we report what counts."""
+    logger = logging.getLogger("libp2p")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
 
 
 def _parse_listen(text: str) -> Address:

@@ -150,9 +150,7 @@ class MeshStream(YamuxStream):
                 await self.conn.room()
 
     def open_window(self, increment: int) -> None:
-        self.send_window += increment
-        if self.send_window > MAX_WINDOW_BYTES:
-            raise MuxedStreamError("a send window that cannot be meant")
+        self.send_window = min(self.send_window + increment, MAX_WINDOW_BYTES)
         self._writable.set()
 
     # --- the end -------------------------------------------------------------------------------------------------
@@ -258,10 +256,7 @@ class MeshYamux(Yamux):
             if flags:
                 stream = self._take_flags(flags, stream_id, stream)
             if stream is not None:
-                try:
-                    stream.open_window(length)
-                except MuxedStreamError as error:
-                    self._break(str(error))
+                stream.open_window(length)
                 if flags & FLAG_FIN:
                     stream.end_in()
 
