@@ -68,6 +68,9 @@ TASKS_AT_ONCE: Final = 256
 """Of one client; more wait their turn."""
 ROUTERS_TRIED: Final = 4
 ROUTERS_KNOWN_MS: Final = 30_000
+LOOK_SECONDS: Final = 10.0
+"""How long a client looks for its first router; a router's record in the DHT takes a few seconds to appear."""
+LOOK_AGAIN_SECONDS: Final = 0.25
 DIAL_SECONDS: Final = 10.0
 DEADLINE_GRACE_SECONDS: Final = 5.0
 """Beyond the deadline, for the router's own word on it to arrive."""
@@ -298,9 +301,26 @@ class Client:
     # --- routers -------------------------------------------------------------------------------------------------
 
     async def _find_routers(self) -> list[PublicKey]:
-        """Authorised routers that can be reached, nearest first.  Raises why there is none."""
+        """Authorised routers that can be reached, nearest first.
+
+        A client that has only just joined may be told of none yet, so it asks again for a while.  Raises why there is
+        none in the end.
+        """
         if self._clock() - self._routers_as_of_ms < ROUTERS_KNOWN_MS and self._routers:
             return self._routers
+        until = trio.current_time() + LOOK_SECONDS
+        while True:
+            try:
+                self._routers = await self._look_for_routers()
+            except NoRouter:
+                if trio.current_time() >= until:
+                    raise
+                await trio.sleep(LOOK_AGAIN_SECONDS)
+            else:
+                self._routers_as_of_ms = self._clock()
+                return self._routers
+
+    async def _look_for_routers(self) -> list[PublicKey]:
         unauthorised: list[PeerId] = []
         found: list[PublicKey] = []
         for router in await self._reachable_routers():
@@ -316,7 +336,6 @@ class Client:
             )
         if not found:
             raise NoRouter(self._why_no_router())
-        self._routers, self._routers_as_of_ms = found, self._clock()
         return found
 
     def _why_no_router(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, ParamSpec
+from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec
 
 import click
 
@@ -54,6 +54,11 @@ def main(ctx: click.Context, home: Path | None, verbose: int, log_format: str) -
     ctx.obj = find_home(home)
 
 
+def _end_with(error: MeshError, *, as_json: bool) -> NoReturn:
+    complain(error, as_json=as_json)
+    sys.exit(error.exit_status)
+
+
 def command(function: Callable[P, Awaitable[None]]) -> Callable[P, None]:
     """Run an async command; a `MeshError` becomes one line and its exit status."""
 
@@ -64,8 +69,16 @@ def command(function: Callable[P, Awaitable[None]]) -> Callable[P, None]:
         try:
             trio.run(partial(function, *args, **kwargs))
         except MeshError as error:
-            complain(error, as_json=bool(kwargs.get("as_json")))
-            sys.exit(error.exit_status)
+            _end_with(error, as_json=bool(kwargs.get("as_json")))
+        except BaseExceptionGroup as group:
+            from cactus_mesh.concurrency import first_of
+
+            first = first_of(group)
+            if isinstance(first, KeyboardInterrupt):
+                sys.exit(130)
+            if not isinstance(first, MeshError):
+                raise
+            _end_with(first, as_json=bool(kwargs.get("as_json")))
         except KeyboardInterrupt:
             sys.exit(130)
 

@@ -27,6 +27,7 @@ ENTRY_TYPES: Final[dict[str, tuple[str, ...]]] = {
     "propose_admin": ("address",),
     "accept_admin": (),
     "set_treasury": ("address",),
+    "set_arbiter": ("address",),
     "set_params": ("u64",) * len(BOUNDS),
     "set_paused": ("bool",),
     "register_server": (),
@@ -53,6 +54,14 @@ ENTRY_TYPES: Final[dict[str, tuple[str, ...]]] = {
         _ADDRESSES, _ADDRESSES, _NUMBERS, _MANY_BYTES, _NUMBERS, _NUMBERS, _NUMBERS,
         _MANY_BYTES, _MANY_BYTES, _NUMBERS,
     ),
+    "open_dispute": ("address", _BYTES, _BYTES),
+    "contest_dispute": ("address", _BYTES, _BYTES),
+    "resolve_dispute": ("address", _BYTES, "bool"),
+    "finalize_dispute": ("address", _BYTES),
+    "report_equivocation": (
+        "address", "address", _BYTES, _BYTES,
+        _ADDRESSES, _NUMBERS, _MANY_BYTES, _NUMBERS, _NUMBERS, _NUMBERS, _MANY_BYTES, _MANY_BYTES,
+    ),
 }  # fmt: skip
 """Every entry function after its signer."""
 
@@ -63,11 +72,13 @@ VIEW_TYPES: Final[dict[str, tuple[str, ...]]] = {
     "server": ("address",),
     "client": ("address",),
     "task": ("address", _BYTES),
+    "dispute": ("address", _BYTES),
+    "slashed": ("address", "address", _BYTES),
     "nonce_used": ("address", "u64"),
     "reward": ("u64", "u64", "u64", "u64"),
     "success_rate": ("address",),
 }
-OPTIONAL_VIEWS: Final = frozenset({"orchestrator", "server", "client", "task"})
+OPTIONAL_VIEWS: Final = frozenset({"orchestrator", "server", "client", "task", "dispute"})
 """Views that return an Option."""
 
 
@@ -97,7 +108,7 @@ def orchestrator_view(record: Json) -> OrchestratorView:
         owner=long_address(record["owner"]),
         public_key=PublicKey(_bytes(record["public_key"])),
         stake=int(record["stake"]),
-        frozen=record["frozen"],
+        frozen=int(record["open_disputes"]) > 0,
         completed=int(metrics["completed"]),
         failed=int(metrics["failed"]),
         timed_out=int(metrics["timed_out"]),

@@ -19,7 +19,7 @@ from cactus_mesh.net.conn import connection_of
 from cactus_mesh.ports import ConnectedPeer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterator
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 
     from libp2p.abc import INetConn, INetStream
     from libp2p.peer.id import ID
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 PING_SECONDS: Final = 4.0
 SILENCE_SECONDS: Final = 8.0
 """After an open ping.  A stopped process is found within 4 + 8 seconds and one round of pings: under 20."""
+IDLE_SECONDS: Final = 120.0
+"""Without a call, until a connection may give way to others."""
+KEPT_CONNECTIONS: Final = 32
+"""Outgoing ones that stay, idle or not: enough neighbours for gossip and for looking things up."""
 BAN_SECONDS: Final = 300.0
 MAX_BANS: Final = 1_024
 
@@ -40,12 +44,18 @@ log = logging.getLogger(__name__)
 
 
 class Connections:
-    """*dial* is how the library's services reach a peer.  *protected* peers are never given up for others."""
+    """*dial* is how the library's services reach a peer; *needed* says which connections are never given up."""
 
     host: MeshHost
     greetings: Greetings
 
-    def __init__(self, shared: Shared, dial: Callable[[PeerId], Awaitable[MeshConn]]) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        dial: Callable[[PeerId], Awaitable[MeshConn]],
+        needed: Callable[[MeshConn], bool],
+    ) -> None:
+        self.needed = needed
         self._shared = shared
         self._dial = dial
         self._by_peer: dict[PeerId, list[MeshConn]] = {}
@@ -92,8 +102,13 @@ class Connections:
         if self._bans.get(peer, 0.0) > trio.current_time():
             raise ProtocolViolation("this peer broke the protocol a short while ago and is not let in for some minutes")
         limit = self._shared.settings.limits.inbound_connections
-        if peer not in self._by_peer and sum(other.inbound for other in self.all()) >= limit:
+        incoming = [other for other in self.all() if other.inbound]
+        if peer in self._by_peer or len(incoming) < limit:
+            return
+        idle = self._idle(incoming, IDLE_SECONDS)
+        if not idle:
             raise Busy(f"this peer has its {limit} incoming connections already; try another one, or this one later")
+        idle[0].end(PeerLost("it was idle, and others want its place"))
 
     def welcome(self, conn: MeshConn) -> None:
         peer = conn.session.peer
@@ -162,20 +177,35 @@ class Connections:
         for conn in self._by_peer.get(peer, ()):
             conn.end(ProtocolViolation(why))
 
-    def make_room(self, protected: Collection[PeerId]) -> None:
+    def make_room(self) -> None:
         """Before one more outgoing connection: at the bound, the one unused for longest gives way."""
         outgoing = [conn for conn in self.all() if not conn.inbound]
         if len(outgoing) < self._shared.settings.limits.outbound_connections:
             return
-        idle = [conn for conn in outgoing if not conn.session.busy and conn.session.peer not in protected]
+        idle = self._idle(outgoing, 0.0)
         if not idle:
             raise Busy(f"this node has its {len(outgoing)} outgoing connections, all in use; try again later")
-        min(idle, key=lambda conn: conn.session.used_at).end()
+        idle[0].end()
+
+    def _idle(self, conns: Iterable[MeshConn], seconds: float) -> list[MeshConn]:
+        """Those of *conns* that nobody needs, the one unused for longest first."""
+        before = trio.current_time() - seconds
+        idle = [
+            conn for conn in conns if conn.session.used_at <= before and not conn.session.busy and not self.needed(conn)
+        ]
+        return sorted(idle, key=lambda conn: conn.session.used_at)
+
+    def _let_go(self) -> None:
+        """Connections made for a look-up are not kept for ever: they cost both sides, and a place at the other."""
+        outgoing = [conn for conn in self.all() if not conn.inbound]
+        for conn in self._idle(outgoing, IDLE_SECONDS)[: max(len(outgoing) - KEPT_CONNECTIONS, 0)]:
+            conn.end()
 
     async def watch_over(self) -> None:
         """Ping everybody, for ever; close what has gone silent."""
         while True:
             await trio.sleep(PING_SECONDS)
+            self._let_go()
             for conn in list(self.all()):
                 if conn.session.silent_seconds() >= SILENCE_SECONDS:
                     conn.end(PeerLost(f"no sign of life for {SILENCE_SECONDS:.0f} s after a ping"))

@@ -43,8 +43,11 @@ log = logging.getLogger(__name__)
 @asynccontextmanager
 async def open_mesh_network(identity: Identity, settings: NetworkSettings, hello: Hello) -> AsyncIterator[MeshNetwork]:
     listen = [_parse_listen(text) for text in settings.listen]
-    for text in (*settings.announce, *settings.bootstrap):
+    for text in settings.announce:
         parse_address(text)
+    for text in settings.bootstrap:
+        if parse_address(text).peer is None:
+            raise AddressMalformed(f"the bootstrap address {text!r} must say who is there: add /p2p/ and its peer id")
     _quieten_library()
     book = AddressBook(remember=settings.limits.known_peers)
     if settings.known_peers_file is not None:

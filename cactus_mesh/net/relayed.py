@@ -117,7 +117,7 @@ class Circuits:
         conn = connection_of(stream)
         with trio.fail_after(EXCHANGE_SECONDS):
             request = await read_delimited_msg(stream, StopMessage)
-        if request.type != StopMessage.CONNECT or self._held.get(conn.session.peer) is not conn:
+        if request.type != StopMessage.CONNECT or not self.holds(conn):
             await write_delimited_msg(stream, StopMessage(type=StopMessage.STATUS, status=PERMISSION_DENIED))
             await stream.close()
             return
@@ -126,6 +126,9 @@ class Circuits:
         self._swarm.take_link(RelayedLink(cast("NetStream", stream), initiator=False, address=where))
 
     # --- reservations --------------------------------------------------------------------------------------------
+
+    def holds(self, conn: MeshConn) -> bool:
+        return self._held.get(conn.session.peer) is conn
 
     @property
     def relays(self) -> tuple[PeerId, ...]:

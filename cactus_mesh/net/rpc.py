@@ -308,6 +308,7 @@ class Session:
         except (UnknownMethod, Busy) as refusal:
             self.machine.finish(call, refusal)
             return
+        self.used_at = self.heard_at
         served = self._served[call] = ServedCall(self, call)
         nursery.start_soon(self._serve, method, call, served)
 

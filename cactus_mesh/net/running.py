@@ -69,14 +69,8 @@ class RunningHost:
         own = ID.from_pubkey(keys.public_key)
         self._shared = shared
         self._interfaces: tuple[float, list[str]] = (-INTERFACES_SECONDS, [])
-        self.swarm = MeshSwarm(
-            own,
-            keys,
-            BoundedPeerStore(own, keys),
-            max_connections=limits.inbound_connections + limits.outbound_connections,
-            max_pending=limits.pending_connections,
-        )
-        self.connections = Connections(shared, self.connect)
+        self.swarm = MeshSwarm(own, keys, BoundedPeerStore(own, keys), max_pending=limits.pending_connections)
+        self.connections = Connections(shared, self.connect, self._needed)
         self.swarm.greeter = self.connections
         self.host = MeshHost(self.swarm)
         self.host.set_stream_handler(CALLS_PROTOCOL, self.connections.take_calls_stream)
@@ -105,7 +99,7 @@ class RunningHost:
             return conn
         if peer == self._shared.identity.peer_id:
             raise PeerUnreachable(f"{peer} is this peer itself")
-        self.connections.make_room(self.circuits.relays)
+        self.connections.make_room()
         if not self._shared.book.addresses(peer):
             await self.discovery.find(peer)
         return await self._dialler.dial(peer, self._shared.book.addresses(peer))
@@ -113,6 +107,10 @@ class RunningHost:
     async def _reach_relay(self, relay: PeerId, endpoint: str) -> MeshConn:
         self._shared.book.learn(relay, [endpoint])
         return await self.connect(relay)
+
+    def _needed(self, conn: MeshConn) -> bool:
+        """Whether a reservation, of ours or of the other side, hangs on *conn*."""
+        return self.circuits.holds(conn) or (self.relay is not None and self.relay.holds(conn))
 
     # --- being reached -------------------------------------------------------------------------------------------
 

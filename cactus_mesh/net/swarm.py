@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.network.config import ConnectionConfig
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
@@ -79,14 +78,11 @@ class MeshSwarm(Swarm):
 
     greeter: Greeter
 
-    def __init__(
-        self, peer: ID, key_pair: KeyPair, peerstore: IPeerStore, *, max_connections: int, max_pending: int
-    ) -> None:
+    def __init__(self, peer: ID, key_pair: KeyPair, peerstore: IPeerStore, *, max_pending: int) -> None:
         security = cast("TSecurityOptions", {NOISE: MeshNoise(key_pair)})
         upgrader = TransportUpgrader(security, {})
         upgrader.muxer_multistream = MeshMuxer(int(HANDSHAKE_SECONDS))
-        config = ConnectionConfig(max_connections=max_connections, min_connections=0, low_watermark=0)
-        super().__init__(peer, peerstore, upgrader, [], connection_config=config)
+        super().__init__(peer, peerstore, upgrader, [])
         self.notifees.clear()  # its own one keeps tags that nobody reads
         self.bound: list[socket.socket] = []
         self._nursery: trio.Nursery

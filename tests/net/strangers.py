@@ -15,6 +15,8 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_x25519
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import info_from_p2p_addr
+from libp2p.protocol_muxer.multiselect_client import MultiselectClient
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as Noise
@@ -22,11 +24,15 @@ from multiaddr import Multiaddr
 
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.identity import PeerId, public_key_of
+from cactus_mesh.net.addresses import parse_address
+from cactus_mesh.net.greeting import CallStream
 from cactus_mesh.net.hello import seal_hello
-from cactus_mesh.net.host import CALLS_PROTOCOL
+from cactus_mesh.net.host import CALLS_PROTOCOL, BoundedPeerStore
 from cactus_mesh.net.links import SocketLink
 from cactus_mesh.net.noise import MeshNoise
 from cactus_mesh.net.rpc import Methods, Session
+from cactus_mesh.net.sockets import connect
+from cactus_mesh.net.swarm import MeshSwarm
 from cactus_mesh.net.yamux import MeshYamux
 from tests.net.peers import hello, identity
 
@@ -52,8 +58,10 @@ async def open_plain_host(number: int, listen: tuple[str, ...] = ()) -> AsyncIte
     keys = key_pair(number)
     host = new_host(key_pair=keys, sec_opt={NOISE: Noise(keys, noise_privkey=create_x25519().private_key)})
     async with host.run([Multiaddr(address) for address in listen]):
-        yield host
-        await _close_connections(host)
+        try:
+            yield host
+        finally:
+            await _close_connections(host)
 
 
 @asynccontextmanager
@@ -71,14 +79,17 @@ async def open_forged_host(number: int, victim: int) -> AsyncIterator[IHost]:
     insecure = InsecureTransport(KeyPair(Forged(), stolen))
     host = new_host(key_pair=own, sec_opt={PLAINTEXT_PROTOCOL_ID: insecure})
     async with host.run([]):
-        yield host
-        await _close_connections(host)
+        try:
+            yield host
+        finally:
+            await _close_connections(host)
 
 
 async def _close_connections(host: IHost) -> None:
     """The library leaves sockets open when it is stopped."""
-    for conn in host.get_network().get_connections():
-        await conn.close()
+    with trio.move_on_after(2, shield=True):
+        for conn in host.get_network().get_connections():
+            await conn.close()
 
 
 class LibraryStream:
@@ -126,6 +137,41 @@ async def _run(session: Session) -> None:
         await session.run()
     except* Exception:
         pass
+
+
+@asynccontextmanager
+async def open_raw_connection(number: int, address: str) -> AsyncIterator[MeshYamux]:
+    """Noise and Yamux to *address* and nothing more: what is said next is up to the test."""
+    keys = key_pair(number)
+    own = ID.from_pubkey(keys.public_key)
+    swarm = MeshSwarm(own, keys, BoundedPeerStore(own, keys), max_pending=1)
+    link = SocketLink(await connect(parse_address(address)), initiator=True)
+    mux = await swarm._upgrade(link, ID.from_string(peer_of(address)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_start, mux)
+        await mux.event_started.wait()
+        try:
+            yield mux
+        finally:
+            await mux.close()
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_raw_session(number: int, address: str, said: Hello | None = None) -> AsyncIterator[Session]:
+    """A peer of our own making that has sent its hello."""
+    key = public_key_of(peer_of(address))
+    async with open_raw_connection(number, address) as mux, trio.open_nursery() as nursery:
+        stream = await mux.open_stream()
+        await MultiselectClient().select_one_of([CALLS_PROTOCOL], MultiselectCommunicator(stream))
+        session = Session(CallStream(stream), peer_of(address), key, Methods(), lambda about: None)
+        said = said or hello("client")
+        session.machine.greet(seal_hello(said, identity(number), recipient=key, now_ms=wall_clock()))
+        session.accept()
+        nursery.start_soon(_run, session)
+        session.flush()
+        yield session
+        nursery.cancel_scope.cancel()
 
 
 def connected_sockets() -> tuple[socket.socket, socket.socket]:

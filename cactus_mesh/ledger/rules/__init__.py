@@ -4,7 +4,7 @@ No clock (the time is part of each transaction), no I/O, no ledger library.  `in
 with a `Tx`, returns its events, or raises `Abort` and has changed nothing.  Described in docs/contract.md.
 """
 
-from cactus_mesh.ledger.rules import admin, clients, servers, stakes, tasks, views
+from cactus_mesh.ledger.rules import admin, clients, disputes, servers, stakes, tasks, views
 from cactus_mesh.ledger.rules.admin import init
 from cactus_mesh.ledger.rules.codes import CODES, Abort, Code
 from cactus_mesh.ledger.rules.entry import ENTRIES, Tx, mint, transfer
@@ -28,6 +28,7 @@ __all__ = [
     "admin",
     "clients",
     "conserved",
+    "disputes",
     "init",
     "mint",
     "servers",

@@ -11,22 +11,23 @@ from cactus_mesh.ledger.rules.entry import Tx, entry, require_admin
 from cactus_mesh.ledger.rules.events import (
     AdminChanged,
     AdminProposed,
+    ArbiterChanged,
     Event,
     ParamsChanged,
     PausedChanged,
     TreasuryChanged,
 )
 from cactus_mesh.ledger.rules.params import BOUNDS, Params, params_of, values_of, within_bounds
-from cactus_mesh.ledger.rules.state import Config, State
+from cactus_mesh.ledger.rules.state import APT, Config, State
 
 if TYPE_CHECKING:
     from cactus_mesh.identity import Address
 
 
 def init(chain_id: int, contract: Address, admin: Address, params: Params | None = None) -> State:
-    """A contract just published, as Move's ``init_module`` leaves it: the publisher is administrator and treasury."""
+    """A contract just published, as Move's ``init_module`` leaves it: its publisher has every office."""
     state = State(chain_id, contract)
-    state.config = Config(admin, None, treasury=admin, params=params or Params(), paused=False)
+    state.config = Config(admin, None, admin, admin, APT, params or Params(), paused=False)
     return state
 
 
@@ -52,6 +53,15 @@ def set_treasury(state: State, tx: Tx, treasury: Address) -> list[Event]:
     old = state.config.treasury
     state.config = replace(state.config, treasury=treasury)
     return [TreasuryChanged(old, treasury)]
+
+
+@entry
+def set_arbiter(state: State, tx: Tx, arbiter: Address) -> list[Event]:
+    """Name who decides contested disputes; it may be a court or a multisig account of its own."""
+    require_admin(state, tx)
+    old = state.config.arbiter
+    state.config = replace(state.config, arbiter=arbiter)
+    return [ArbiterChanged(old, arbiter)]
 
 
 @entry

@@ -273,11 +273,63 @@ CLAIM_OUT_OF_BOUNDS = _code(
 )  # fmt: skip
 TOO_EARLY = _code(
     "E_TOO_EARLY", Category.INVALID_STATE, 64,
-    "the task's deadline has not passed",
-    "wait until after done_by",
+    "the deadline has not passed",
+    "wait until after a task's done_by, or a dispute's act_by",
 )  # fmt: skip
 BAD_BATCH = _code(
     "E_BAD_BATCH", Category.INVALID_ARGUMENT, 65,
     "a batch has 1 to 50 items and all its columns are equally long",
     "split the batch",
+)  # fmt: skip
+
+# disputes
+NOT_ARBITER = _code(
+    "E_NOT_ARBITER", Category.PERMISSION_DENIED, 70,
+    "only the contract's arbiter decides a contested dispute",
+    "sign with the arbiter's key",
+)  # fmt: skip
+NO_DISPUTE = _code(
+    "E_NO_DISPUTE", Category.NOT_FOUND, 71,
+    "this task is not disputed",
+    "check the client's address and the task id",
+)  # fmt: skip
+DISPUTE_EXISTS = _code(
+    "E_DISPUTE_EXISTS", Category.ALREADY_EXISTS, 72,
+    "this task has been disputed before",
+    "nothing to do; a task can be disputed once",
+)  # fmt: skip
+NOT_DISPUTABLE = _code(
+    "E_NOT_DISPUTABLE", Category.INVALID_STATE, 73,
+    "only a completed task can be disputed",
+    "nothing to do; a task that failed or timed out was refunded, an open one will be",
+)  # fmt: skip
+NOT_TASK_PARTY = _code(
+    "E_NOT_TASK_PARTY", Category.PERMISSION_DENIED, 74,
+    "only the task's client and its server may dispute it",
+    "sign with the key of one of them",
+)  # fmt: skip
+DISPUTE_TOO_LATE = _code(
+    "E_DISPUTE_TOO_LATE", Category.INVALID_STATE, 75,
+    "the task ended longer ago than the dispute window",
+    "nothing to do; dispute earlier",
+)  # fmt: skip
+CONTEST_TOO_LATE = _code(
+    "E_CONTEST_TOO_LATE", Category.INVALID_STATE, 76,
+    "the time to contest this dispute has passed",
+    "nothing to do; contest earlier",
+)  # fmt: skip
+WRONG_DISPUTE_STATUS = _code(
+    "E_WRONG_DISPUTE_STATUS", Category.INVALID_STATE, 77,
+    "the dispute is contested or decided already, or not contested yet",
+    "look at its status: only an open dispute is contested, only a contested one resolved, and each closed once",
+)  # fmt: skip
+ALREADY_SLASHED = _code(
+    "E_ALREADY_SLASHED", Category.ALREADY_EXISTS, 78,
+    "this operator has been slashed for this task before",
+    "nothing to do; one incident is punished once",
+)  # fmt: skip
+NO_EQUIVOCATION = _code(
+    "E_NO_EQUIVOCATION", Category.INVALID_ARGUMENT, 79,
+    "both claims commit to the same result",
+    "give two claims for one task that one key signed with different result hashes",
 )  # fmt: skip

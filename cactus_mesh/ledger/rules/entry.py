@@ -62,6 +62,12 @@ def release(state: State, vault: Address, payee: Address, amount: int) -> None:
     _put(state.coins, payee, amount)
 
 
+def shift(state: State, source: Address, target: Address, amount: int) -> None:
+    """Coins of one vault go into another."""
+    _take(state.vaults, source, amount)
+    _put(state.vaults, target, amount)
+
+
 def transfer(state: State, payer: Address, payee: Address, amount: int) -> None:
     """The chain's own coin transfer; the contract has no part in it."""
     _take(state.coins, payer, amount)

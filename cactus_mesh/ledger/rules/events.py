@@ -185,3 +185,64 @@ class SettlementSkipped(Event):
     task_id: bytes
     server: Address
     reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArbiterChanged(Event):
+    old: Address
+    new: Address
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeOpened(Event):
+    client: Address
+    task_id: bytes
+    orchestrator: Address
+    opener: Address
+    bond: int
+    evidence_hash: bytes
+    act_by: int
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeContested(Event):
+    client: Address
+    task_id: bytes
+    orchestrator: Address
+    answer_hash: bytes
+    act_by: int
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeClosed(Event):
+    """*status* is upheld, dismissed or lapsed; *bond_to* has received the bond."""
+
+    client: Address
+    task_id: bytes
+    orchestrator: Address
+    status: str
+    bond_to: Address
+
+
+@dataclass(frozen=True, slots=True)
+class EquivocationReported(Event):
+    """Two claims for one task, signed by one key, commit to different results."""
+
+    client: Address
+    task_id: bytes
+    server: Address
+    orchestrator: Address
+    reporter: Address
+    first_result: bytes
+    second_result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Slashed(Event):
+    """*operator* answers for the stake now; *amount* is what the client and the treasury received together."""
+
+    operator: Address
+    client: Address
+    task_id: bytes
+    amount: int
+    to_client: int

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from cactus_mesh.ledger.rules.params import within_bounds
+from cactus_mesh.ledger.rules.stakes import liable_operator
 from cactus_mesh.ledger.rules.state import MAX_PENDING
 
 if TYPE_CHECKING:
@@ -27,16 +28,30 @@ def violations(state: State) -> Iterator[str]:
         yield from (f"{account} holds {amount}" for account, amount in purses.items() if amount < 0)
     yield from _stakes(state)
     yield from _escrows(state)
+    yield from _disputes(state)
     if not within_bounds(state.params):
         yield "the parameters are out of bounds"
 
 
 def _stakes(state: State) -> Iterator[str]:
     for operator, orchestrator in state.orchestrators.items():
-        if state.vaults.get(orchestrator.vault, 0) != orchestrator.bonded:
-            yield f"the vault of orchestrator {operator} is not its stake and unbondings"
+        if state.vaults.get(orchestrator.vault, 0) != orchestrator.bonded + orchestrator.bonds:
+            yield f"the vault of orchestrator {operator} is not its stake, unbondings and bonds"
         if orchestrator.stake < 0 or len(orchestrator.unbonding) > MAX_PENDING:
             yield f"orchestrator {operator} is malformed"
+
+
+def _disputes(state: State) -> Iterator[str]:
+    bonds: Counter[str] = Counter()
+    disputes: Counter[str] = Counter()
+    for dispute in state.disputes.values():
+        if dispute.status in ("contested", "open"):
+            operator = liable_operator(state, dispute.orchestrator)
+            bonds[operator] += dispute.bond
+            disputes[operator] += 1
+    for operator, orchestrator in state.orchestrators.items():
+        if (orchestrator.bonds, orchestrator.open_disputes) != (bonds[operator], disputes[operator]):
+            yield f"orchestrator {operator} does not match its open disputes"
 
 
 def _escrows(state: State) -> Iterator[str]:

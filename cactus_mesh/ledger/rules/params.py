@@ -24,6 +24,10 @@ class Params:
     dispute_window_seconds: int = DAY_SECONDS
     unbonding_seconds: int = 7 * DAY_SECONDS
     withdrawal_seconds: int = 3_600
+    dispute_bond: int = 10_000_000
+    contest_seconds: int = DAY_SECONDS
+    arbitration_seconds: int = 7 * DAY_SECONDS
+    max_slash: int = 20_000_000
 
 
 class Bound(NamedTuple):
@@ -49,6 +53,10 @@ BOUNDS: Final[dict[str, Bound]] = {
     "dispute_window_seconds": Bound(60, 30 * DAY_SECONDS, "s", "how long after its end a task may be disputed"),
     "unbonding_seconds": Bound(120, 60 * DAY_SECONDS, "s", "at least longest task + dispute window"),
     "withdrawal_seconds": Bound(60, 30 * DAY_SECONDS, "s", "a client's wait; at least the longest task"),
+    "dispute_bond": Bound(1, 10**14, "octas", "what opening a dispute costs whoever is wrong about it"),
+    "contest_seconds": Bound(60, 30 * DAY_SECONDS, "s", "an owner's time to contest; an uncontested dispute is upheld"),
+    "arbitration_seconds": Bound(60, 30 * DAY_SECONDS, "s", "the arbiter's time; an undecided dispute lapses"),
+    "max_slash": Bound(0, 10**14, "octas", "the most that one incident costs a stake"),
 }
 """In the order in which `set_params` takes them."""
 

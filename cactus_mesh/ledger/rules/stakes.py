@@ -32,6 +32,13 @@ def orchestrator_of(state: State, operator: Address) -> Orchestrator:
     return orchestrator
 
 
+def liable_operator(state: State, operator: Address) -> Address:
+    """The operator whose stake answers for what *operator* signed: itself, or whoever has replaced it since."""
+    while operator in state.retired:
+        operator = state.retired[operator]
+    return operator
+
+
 def _owned(state: State, tx: Tx, operator: Address) -> Orchestrator:
     orchestrator = orchestrator_of(state, operator)
     require(orchestrator.owner == tx.sender, codes.NOT_OWNER)

@@ -18,6 +18,7 @@ from cactus_mesh.ledger.rules.params import Params  # noqa: TC001 - likewise
 K = TypeVar("K")
 V = TypeVar("V")
 
+APT: Final = Address("0x" + "a".zfill(64))
 MAX_PENDING: Final = 8
 """Unbondings of one stake, and withdrawals of one client: enough to stagger, few enough to go through in one call."""
 
@@ -80,16 +81,20 @@ class Due(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Config:
+    """*asset* is the fungible asset of all amounts: APT, whose metadata every Aptos chain keeps at 0xa."""
+
     admin: Address
     pending_admin: Address | None
+    arbiter: Address
     treasury: Address
+    asset: Address
     params: Params
     paused: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What an orchestrator has done under its own liability.  *quality_sum* adds up ppm."""
+    """What an orchestrator has done under its own liability.  *quality_sum* adds up ppm, *slashed* counts incidents."""
 
     completed: int = 0
     failed: int = 0
@@ -101,13 +106,17 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Orchestrator:
-    """A stake and who answers for it.  *owner* receives pay and stake; *public_key* signs claims."""
+    """A stake and who answers for it.  *owner* receives pay and stake; *public_key* signs claims.
+
+    *bonds* are what the openers of its *open_disputes* have put down; they lie in its vault until the decision.
+    """
 
     owner: Address
     public_key: PublicKey
     vault: Address
     stake: int
-    frozen: bool = False
+    open_disputes: int = 0
+    bonds: int = 0
     unbonding: tuple[Due, ...] = ()
     metrics: Metrics = Metrics()
 
@@ -115,6 +124,11 @@ class Orchestrator:
     def bonded(self) -> int:
         """Everything that can still be slashed."""
         return self.stake + sum(entry.amount for entry in self.unbonding)
+
+    @property
+    def frozen(self) -> bool:
+        """Nothing leaves, and no new task comes, while a dispute is open."""
+        return self.open_disputes > 0
 
 
 ServerStatus = Literal["authorised", "pending", "revoked"]
@@ -150,6 +164,7 @@ class Task:
     status: TaskStatus
     max_price: int
     done_by: int
+    ended_at: int = 0
     split: Split | None = None
     result_hash: bytes = b""
 
@@ -162,6 +177,34 @@ class TaskKey(NamedTuple):
 class NonceKey(NamedTuple):
     client: Address
     nonce: int
+
+
+DisputeStatus = Literal["contested", "dismissed", "lapsed", "open", "upheld"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """One completed task in doubt.  *act_by* is the deadline of whoever is to act: the owner, then the arbiter.
+
+    The hashes commit to what both sides show the arbiter off the ledger; *orchestrator* signed the disputed claim.
+    """
+
+    orchestrator: Address
+    opener: Address
+    bond: int
+    evidence_hash: bytes
+    answer_hash: bytes
+    opened_at: int
+    act_by: int
+    status: DisputeStatus
+
+
+class SlashKey(NamedTuple):
+    """One incident: an operator key's work on one task."""
+
+    operator: Address
+    client: Address
+    task_id: bytes
 
 
 @dataclass(slots=True)
@@ -181,6 +224,8 @@ class State:
     clients: Table[Address, Client] = field(init=False)
     tasks: Table[TaskKey, Task] = field(init=False)
     nonces: Table[NonceKey, bool] = field(init=False)
+    disputes: Table[TaskKey, Dispute] = field(init=False)
+    slashes: Table[SlashKey, bool] = field(init=False)
 
     def __post_init__(self) -> None:
         for name in TABLES:
@@ -230,6 +275,8 @@ TABLES: Final[dict[str, tuple[Any, Any]]] = {
     "clients": (Address, Client),
     "tasks": (TaskKey, Task),
     "nonces": (NonceKey, bool),
+    "disputes": (TaskKey, Dispute),
+    "slashes": (SlashKey, bool),
 }
 """Every table of a `State`, with the types of its keys and values."""
 

@@ -21,7 +21,7 @@ from cactus_mesh.ledger.rules.events import (
 )
 from cactus_mesh.ledger.rules.payment import Claim, Consent, claim_refused, consent_refused, pay, release_escrow
 from cactus_mesh.ledger.rules.servers import authorised_server, server_of
-from cactus_mesh.ledger.rules.stakes import orchestrator_of
+from cactus_mesh.ledger.rules.stakes import liable_operator, orchestrator_of
 from cactus_mesh.ledger.rules.state import Metrics, NonceKey, State, Task, TaskKey, TaskStatus
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def complete_task(
 def _complete(state: State, tx: Tx, key: TaskKey, task: Task, claim: Claim) -> TaskCompleted:
     parts, done = pay(state, tx, key, claim, task.max_price)
     release_escrow(state, key, task, parts.refund)
-    state.tasks[key] = replace(task, status="completed", split=parts, result_hash=claim.result_hash)
+    state.tasks[key] = replace(task, status="completed", ended_at=tx.now, split=parts, result_hash=claim.result_hash)
     return done
 
 
@@ -107,7 +107,7 @@ def fail_task(state: State, tx: Tx, client: Address, task_id: bytes) -> list[Eve
     key = TaskKey(client, task_id)
     task = _open_task(state, key)
     require(task.server == tx.sender, codes.NOT_TASK_SERVER)
-    _refund(state, key, task, "failed")
+    _refund(state, tx, key, task, "failed")
     return [TaskFailed(client, task_id, task.server, task.orchestrator, task.max_price)]
 
 
@@ -117,16 +117,16 @@ def timeout_task(state: State, tx: Tx, client: Address, task_id: bytes) -> list[
     key = TaskKey(client, task_id)
     task = _open_task(state, key)
     require(tx.now > task.done_by, codes.TOO_EARLY)
-    _refund(state, key, task, "timed_out")
+    _refund(state, tx, key, task, "timed_out")
     return [TaskTimedOut(client, task_id, task.server, task.orchestrator, task.max_price)]
 
 
-def _refund(state: State, key: TaskKey, task: Task, status: TaskStatus) -> None:
+def _refund(state: State, tx: Tx, key: TaskKey, task: Task, status: TaskStatus) -> None:
     release_escrow(state, key, task, task.max_price)
-    state.tasks[key] = replace(task, status=status)
-    worker = state.orchestrators.get(task.orchestrator)  # gone when its operator key was replaced meanwhile
-    if worker is not None:
-        state.orchestrators[task.orchestrator] = replace(worker, metrics=_blamed(worker.metrics, status))
+    state.tasks[key] = replace(task, status=status, ended_at=tx.now)
+    operator = liable_operator(state, task.orchestrator)  # a replaced operator key leaves the blame with its stake
+    worker = orchestrator_of(state, operator)
+    state.orchestrators[operator] = replace(worker, metrics=_blamed(worker.metrics, status))
 
 
 def _blamed(metrics: Metrics, status: TaskStatus) -> Metrics:
@@ -198,6 +198,6 @@ def _pay_from_deposit(state: State, tx: Tx, consent: Consent, claim: Claim) -> T
     state.clients[consent.client] = replace(client, deposit=client.deposit - parts.paid)
     state.nonces[NonceKey(consent.client, consent.nonce)] = True
     state.tasks[consent.key] = Task(
-        tx.sender, claim.orchestrator, "completed", consent.max_price, tx.now, parts, claim.result_hash
+        tx.sender, claim.orchestrator, "completed", consent.max_price, tx.now, tx.now, parts, claim.result_hash
     )
     return done

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cactus_mesh.core.pricing import PPM
 from cactus_mesh.core.pricing import reward as reward_formula
 from cactus_mesh.ledger.rules.params import values_of
 from cactus_mesh.ledger.rules.payment import success_of
-from cactus_mesh.ledger.rules.state import Client, Config, NonceKey, Orchestrator, Server, State, Task, TaskKey
+from cactus_mesh.ledger.rules.state import (
+    Client,
+    Config,
+    Dispute,
+    NonceKey,
+    Orchestrator,
+    Server,
+    SlashKey,
+    State,
+    Task,
+    TaskKey,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,19 +66,30 @@ def task(state: State, client: Address, task_id: bytes) -> Task | None:
 
 
 @view
+def dispute(state: State, client: Address, task_id: bytes) -> Dispute | None:
+    return state.disputes.get(TaskKey(client, task_id))
+
+
+@view
+def slashed(state: State, operator: Address, client: Address, task_id: bytes) -> bool:
+    """Whether this operator key has been punished for this task."""
+    return SlashKey(operator, client, task_id) in state.slashes
+
+
+@view
 def nonce_used(state: State, client: Address, nonce: int) -> bool:
     return NonceKey(client, nonce) in state.nonces
 
 
 @view
 def reward(state: State, complexity: int, compute_ms: int, success_ppm: int, max_price: int) -> int:
-    """The formula with the present parameters, in octas."""
+    """The formula with the present parameters, in octas; a success rate above 10⁶ ppm counts as 10⁶."""
     return reward_formula(
         state.params.reward,
         max_price=max_price,
         complexity=complexity,
         compute_ms=compute_ms,
-        success_ppm=success_ppm,
+        success_ppm=min(success_ppm, PPM),
     )
 
 
