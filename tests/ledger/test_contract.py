@@ -6,10 +6,15 @@ import inspect
 
 from cactus_mesh.ledger.contract import ENTRY_TYPES, VIEW_TYPES, reason_name, settled_items
 from cactus_mesh.ledger.rules import BOUNDS, ENTRIES, VIEWS, codes
+from cactus_mesh.ledger.rules.disputes import EQUIVOCATION_COLUMNS
 from cactus_mesh.ledger.rules.tasks import BATCH_COLUMNS
 from cactus_mesh.ports import Settled
 
-VARIADIC = {"set_params": len(BOUNDS), "settle_batch": len(BATCH_COLUMNS)}
+VARIADIC = {
+    "set_params": len(BOUNDS),
+    "settle_batch": len(BATCH_COLUMNS),
+    "report_equivocation": 4 + EQUIVOCATION_COLUMNS,
+}
 
 
 def test_every_entry_and_view_is_declared_with_its_arguments() -> None:

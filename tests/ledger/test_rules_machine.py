@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import settings
@@ -27,6 +26,7 @@ from tests.ledger.world import (
     STRANGER,
     claim_for,
     consent_for,
+    contradiction,
     new_world,
     operator_signature,
     person,
@@ -139,11 +139,32 @@ class Ledger(RuleBasedStateMachine):
         record = self.world.state.orchestrators.get(operator.address)
         return IDENTITY[record.owner] if record is not None else operator
 
-    @rule(operator=operators, frozen=st.booleans())
-    def freeze(self, operator: Identity, frozen: bool) -> None:
-        record = self.world.state.orchestrators.get(operator.address)
-        if record is not None:
-            self.world.state.orchestrators[operator.address] = replace(record, frozen=frozen)
+    @rule(
+        data=st.data(),
+        somebody=people,
+        well=mostly,
+        entry=st.sampled_from(("open_dispute", "contest_dispute", "resolve_dispute", "finalize_dispute")),
+        upheld=st.booleans(),
+    )
+    def dispute(self, data: st.DataObject, somebody: Identity, well: bool, entry: str, upheld: bool) -> None:
+        if (chosen := self.some_task(data)) is None:
+            return
+        key, task = chosen
+        last = {"open_dispute": (b"e" * 32,), "contest_dispute": (b"a" * 32,), "resolve_dispute": (upheld,)}
+        signer = {
+            "open_dispute": IDENTITY[task.server],
+            "contest_dispute": self.owner_of(IDENTITY[task.orchestrator]),
+            "resolve_dispute": ADMIN,
+        }
+        self.world.now += Params().arbitration_seconds * (well and entry == "finalize_dispute")
+        self.attempt(signer.get(entry, somebody) if well else somebody, entry, *key, *last.get(entry, ()))
+
+    @rule(router=routers, client=clients, number=numbers, operator=operators, same=st.booleans())
+    def report(self, router: Identity, client: Identity, number: int, operator: Identity, same: bool) -> None:
+        names = {"client": client.address, "router": router.address, "orchestrator": operator.address}
+        results = (b"1" * 32, b"1" * 32 if same else b"2" * 32)
+        arguments = contradiction(operator, *(claim_for(number, result_hash=each, **names) for each in results))
+        self.attempt(STRANGER, "report_equivocation", *arguments)
 
     @rule(payer=people, client=clients, amount=amounts)
     def deposit(self, payer: Identity, client: Identity, amount: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from cactus_mesh.ledger.rules import codes
@@ -19,6 +17,7 @@ from tests.ledger.world import (
     operator_signature,
     person,
     settlement,
+    task_id,
 )
 
 OPERATOR = ORCHESTRATOR.address
@@ -109,13 +108,14 @@ def test_unbondings_are_bounded_in_number_and_amount(world: World) -> None:
 
 def test_frozen_stake_can_neither_leave_nor_change_hands_nor_take_tasks(world: World) -> None:
     world.do(ORCHESTRATOR, "request_unstake", OPERATOR, 1)
-    world.state.orchestrators[OPERATOR] = replace(world.state.orchestrators[OPERATOR], frozen=True)
     world.now += Params().unbonding_seconds
+    world.settle(settlement())
+    world.do(CLIENT, "open_dispute", CLIENT.address, task_id(1), b"e" * 32)
     assert world.refuses(ORCHESTRATOR, "withdraw_stake", OPERATOR) == codes.FROZEN
     change = (OPERATOR, NEW_KEY.public_key, operator_signature(NEW_KEY, ORCHESTRATOR))
     assert world.refuses(ORCHESTRATOR, "set_operator", *change) == codes.FROZEN
     world.do(ORCHESTRATOR, "add_stake", OPERATOR, COIN)
-    assert world.refuses(person("router"), "create_task", *world.create_arguments()) == codes.FROZEN
+    assert world.refuses(person("router"), "create_task", *world.create_arguments(2)) == codes.FROZEN
 
 
 def test_a_stolen_operator_key_is_replaced_and_worthless_from_then_on(world: World) -> None:

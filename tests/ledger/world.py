@@ -149,5 +149,16 @@ def furnish(world: World) -> None:
     world.do(CLIENT, "deposit", CLIENT.public_key, 10 * COIN)
 
 
+def contradiction(operator: Identity, *claims: SettlementClaim) -> tuple[Any, ...]:
+    """The arguments of report_equivocation for claims of one task."""
+    first = claims[0]
+    rows = [
+        (c.delegate, c.delegate_bps, c.model_digest, c.complexity, c.compute_ms, c.price, c.result_hash,
+         operator.sign(c.to_bcs()))
+        for c in claims
+    ]  # fmt: skip
+    return first.client, first.router, operator.public_key, first.task_id, *map(list, zip(*rows, strict=True))
+
+
 def operator_signature(operator: Identity, owner: Identity) -> bytes:
     return operator.sign(OperatorConsent(CHAIN_ID, CONTRACT, owner.address, operator.address).to_bcs())

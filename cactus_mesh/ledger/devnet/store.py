@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised when the tables or the encoding of rows change."""
 _SEQUENCES: Final = "sequences"
 _TYPES: Final[dict[str, tuple[Any, Any]]] = {**TABLES, _SEQUENCES: (Address, int)}
