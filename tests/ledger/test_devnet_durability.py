@@ -22,6 +22,7 @@ from cactus_mesh.ledger.devnet import open_devnet
 from cactus_mesh.ledger.devnet.service import DATABASE
 from cactus_mesh.ledger.devnet.store import open_store
 from cactus_mesh.ledger.rest import transaction_hash
+from cactus_mesh.ledger.rules.params import Params
 from tests.ledger import wire
 from tests.ledger.world import (
     ADMIN,
@@ -35,6 +36,7 @@ from tests.ledger.world import (
     operator_signature,
     person,
     settlement,
+    task_id,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +59,12 @@ def test_every_kind_of_record_survives_a_restart(tmp_path: Path) -> None:
         new_key = person("new key")
         world.create(1)
         world.settle(settlement(2))
+        world.settle(settlement(3))
+        world.do(CLIENT, "open_dispute", CLIENT.address, task_id(3), b"e" * 32)
+        world.do(ROUTER, "open_dispute", CLIENT.address, task_id(2), b"e" * 32)
+        world.now += Params().contest_seconds + 1
+        world.do(ROUTER, "finalize_dispute", CLIENT.address, task_id(2))
+        world.do(ROUTER, "finalize_dispute", CLIENT.address, task_id(3))
         world.do(CLIENT, "request_withdrawal", 5)
         world.do(ORCHESTRATOR, "request_unstake", ORCHESTRATOR.address, 5)
         agreed = operator_signature(new_key, ORCHESTRATOR)
