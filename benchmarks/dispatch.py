@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from benchmarks._mesh import open_mesh
 from benchmarks.report import Measurement, Target, median, percentile
 from cactus_mesh.messages import Generate, Sampling
 from cactus_mesh.testing.engine import FAKE_MODEL, FakeEngine
+from cactus_mesh.testing.mesh import open_process_mesh
 
 if TYPE_CHECKING:
     from cactus_mesh.client import Client
@@ -30,6 +30,7 @@ ROUNDS: Final = 5
 SEQUENTIAL: Final = 60
 CONCURRENT: Final = 640
 AT_ONCE: Final = 64
+ENGINE_SLOTS: Final = 256
 PROMPT: Final = "Tell me of the desert"
 
 
@@ -74,18 +75,22 @@ async def _at_once(client: Client) -> tuple[float, list[float]]:
 async def _measure() -> Measurement:
     engine = FakeEngine()
     added, first, p99, rps, loaded = [], [], [], [], []
-    async with open_mesh() as client:
-        for _ in range(20):
-            await _ask(client)
-        for _ in range(ROUNDS):
-            meshed = [await _ask(client) for _ in range(SEQUENTIAL)]
-            direct = [await _directly(engine) for _ in range(SEQUENTIAL)]
-            added.append(median([whole for _, whole in meshed]) - median(direct))
-            first.append(median([start for start, _ in meshed]))
-            p99.append(percentile([whole for _, whole in meshed], 0.99))
-            rate, seconds = await _at_once(client)
-            rps.append(rate)
-            loaded.append(median(seconds))
+    async with open_process_mesh() as mesh:
+        await mesh.router()
+        await mesh.orchestrator(engine={"slots": ENGINE_SLOTS})
+        await mesh.acquainted()
+        async with mesh.client() as client:
+            for _ in range(20):
+                await _ask(client)
+            for _ in range(ROUNDS):
+                meshed = [await _ask(client) for _ in range(SEQUENTIAL)]
+                direct = [await _directly(engine) for _ in range(SEQUENTIAL)]
+                added.append(median([whole for _, whole in meshed]) - median(direct))
+                first.append(median([start for start, _ in meshed]))
+                p99.append(percentile([whole for _, whole in meshed], 0.99))
+                rate, seconds = await _at_once(client)
+                rps.append(rate)
+                loaded.append(median(seconds))
     return Measurement(
         {
             "added_p50_ms": median(added) * 1_000,

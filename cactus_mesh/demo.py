@@ -7,32 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import trio
 
-from cactus_mesh.config import ENVIRONMENT_PREFIX, Config, Home
 from cactus_mesh.control import ask_node
-from cactus_mesh.errors import DemoFailed, NodeNotRunning
+from cactus_mesh.errors import NodeNotRunning, ProcessFailed
 from cactus_mesh.identity import Address, Identity
 from cactus_mesh.node import identity_at, open_client
+from cactus_mesh.processes import START_SECONDS, open_family
 from cactus_mesh.terminal import octas, print_json, printable, stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from cactus_mesh.answer import Answer
     from cactus_mesh.client import Client
+    from cactus_mesh.config import Config, Home
     from cactus_mesh.ports import Ledger
+    from cactus_mesh.processes import Family
 
 APT: Final = 100_000_000
 FUNDS: Final = 200 * APT
@@ -44,109 +39,6 @@ MAX_PRICE: Final = APT // 10
 SECOND_PROMPT: Final = "What is a router?"
 TOKENS: Final = 200
 LISTEN: Final = "/ip4/127.0.0.1/tcp/0"
-START_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 20.0
-MAX_LINE_BYTES: Final = 1 << 20
-
-
-# --- processes ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Child:
-    """A process of ours, the lines of JSON that it prints, and the file that its standard error goes to."""
-
-    name: str
-    process: trio.Process
-    log: Path
-    _buffer: bytearray = field(default_factory=bytearray)
-
-    async def line(self) -> dict[str, Any] | None:
-        """Its next line; None at the end of its output."""
-        assert self.process.stdout is not None, "children are started with a pipe"
-        while b"\n" not in self._buffer:
-            piece = await self.process.stdout.receive_some(65_536)
-            if not piece or len(self._buffer) > MAX_LINE_BYTES:
-                return None
-            self._buffer += piece
-        line, _, rest = bytes(self._buffer).partition(b"\n")
-        self._buffer[:] = rest
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    async def ready(self) -> dict[str, Any]:
-        """Wait until it says that it is ready.  Raises `DemoFailed` with what it said instead."""
-        with trio.move_on_after(START_SECONDS):
-            line = await self.line()
-            if line is not None and line.get("event") == "ready":
-                return line
-            raise DemoFailed(f"the {self.name} did not start: {self.why(line)}")
-        raise DemoFailed(f"the {self.name} was not ready after {START_SECONDS:.0f} s; is the machine very busy?")
-
-    def why(self, line: dict[str, Any] | None) -> str:
-        """The reason in its last *line*, else the end of its log."""
-        if line is not None and "error" in line:
-            return str(line["error"]["message"])
-        return self.log.read_text(errors="replace")[-2_000:].strip() or "it ended without saying why"
-
-    async def stop(self) -> None:
-        """End it: ask by closing its standard input, then insist."""
-        assert self.process.stdin is not None, "children are started with a pipe"
-        with trio.CancelScope(shield=True):
-            await self.process.stdin.aclose()
-            with trio.move_on_after(STOP_SECONDS):
-                await self.process.wait()
-            if self.process.returncode is None:
-                self.process.kill()
-            await self.process.wait()
-
-
-class Family:
-    """Every process that the demo started."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._children: list[Child] = []
-
-    def home(self, name: str) -> Home:
-        return Home(self._folder / name, self._folder / name)
-
-    async def start(self, name: str, *arguments: str) -> Child:
-        """Start ``cactus-mesh`` with *arguments* and the home of *name*, in a process group of its own.
-
-        So Ctrl-C reaches only the demo, which then stops its children in order.
-        """
-        command = [sys.executable, "-m", "cactus_mesh", "--home", str(self._folder / name), *arguments]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(ENVIRONMENT_PREFIX)}
-        apart: dict[str, Any] = {"start_new_session": True}
-        if sys.platform == "win32":
-            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        log = self._folder / f"{name}.log"
-        with log.open("wb") as errors:
-            process = await trio.lowlevel.open_process(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment, **apart
-            )
-        self._children.append(child := Child(name, process, log))
-        return child
-
-    async def stop(self) -> None:
-        """Stop the newest first, the way that they depend on each other; those of one age together."""
-        async with trio.open_nursery() as nursery:
-            for child in reversed(self._children[1:]):
-                nursery.start_soon(child.stop)
-        for child in self._children[:1]:  # the ledger last, so that routers can settle
-            await child.stop()
-
-
-@asynccontextmanager
-async def _family() -> AsyncIterator[Family]:
-    with tempfile.TemporaryDirectory(prefix="cactus-mesh-demo-", ignore_cleanup_errors=True) as folder:
-        family = Family(Path(folder))
-        try:
-            yield family
-        finally:
-            with trio.CancelScope(shield=True):
-                await family.stop()
 
 
 # --- the client's process ----------------------------------------------------------------------------------------
@@ -214,10 +106,10 @@ ROLES: Final = ("router", "orchestrator-1", "orchestrator-2", "client")
 
 
 async def run_demo(prompt: str, *, as_json: bool) -> None:
-    """Bring everything up, ask, account, and take everything down again.  Raises `DemoFailed`."""
+    """Bring everything up, ask, account, and take everything down again.  Raises `ProcessFailed`."""
     began = trio.current_time()
     show = Show(as_json=as_json)
-    async with _family() as family:
+    async with open_family(prefix="cactus-mesh-demo-") as family:
         report = await _perform(family, prompt, show)
         report["seconds"] = round(trio.current_time() - began, 2)
     if as_json:
@@ -225,7 +117,7 @@ async def run_demo(prompt: str, *, as_json: bool) -> None:
     else:
         show.line(f"\n{report['seconds']:.1f} s; every process that the demo started has ended")
     if not report["conserved"]:
-        raise DemoFailed("money was made or lost; please report this with the output above")
+        raise ProcessFailed("money was made or lost; please report this with the output above")
 
 
 async def _perform(family: Family, prompt: str, show: Show) -> dict[str, Any]:
@@ -300,7 +192,7 @@ async def _acquainted(family: Family) -> None:
                         break
                 await trio.sleep(0.1)
         return
-    raise DemoFailed(f"the nodes did not find each other in {START_SECONDS:.0f} s")
+    raise ProcessFailed(f"the nodes did not find each other in {START_SECONDS:.0f} s")
 
 
 async def _ask_and_show(
@@ -315,7 +207,7 @@ async def _ask_and_show(
     while not all(outcome.money for outcome in outcomes):
         event = await client.line()
         if event is None or "error" in event:
-            raise DemoFailed(f"the client could not get its answers: {client.why(event)}")
+            raise ProcessFailed(f"the client could not get its answers: {client.why(event)}")
         outcome = outcomes[event["task"]]
         match event.pop("event"), event.pop("task"):
             case "text", 0:

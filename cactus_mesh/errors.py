@@ -4,7 +4,7 @@ A code never changes its meaning; docs/errors.md lists them.  Each message tells
 Errors cross the wire as ``(code, message, retry)`` and come back as the same class.
 
 MeshError
-├── DemoFailed            the demo could not do what it shows                           exit status 1
+├── ProcessFailed         a process that was started for the demo did not do its part   exit status 1
 ├── UsageError            the caller, its configuration or its files are at fault      exit status 2
 │   ├── ConfigMalformed, ConfigMissing, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileExists,
 │   ├── KeyFileUnwritable, StateMalformed, StateInUse, NodeNotRunning, NodeRunning, PortInUse, AddressMalformed,
@@ -92,10 +92,10 @@ class StateInUse(UsageError):
     code = "state.in_use"
 
 
-class DemoFailed(MeshError):
-    """The demo could not do what it shows."""
+class ProcessFailed(MeshError):
+    """A process that this one started, for the demo say, did not do its part."""
 
-    code = "demo.failed"
+    code = "process.failed"
 
 
 class NodeNotRunning(UsageError):
