@@ -19,7 +19,7 @@ from cactus_mesh.net.conn import connection_of
 from cactus_mesh.ports import ConnectedPeer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from libp2p.abc import INetConn, INetStream
     from libp2p.peer.id import ID
@@ -78,11 +78,11 @@ class Connections:
             yield from conns
 
     def peers(self) -> list[ConnectedPeer]:
-        return [seen(conn) for conn in self._best.values()]
+        return [seen(conn) for conn in self.conns()]
 
-    def conns(self) -> Collection[MeshConn]:
+    def conns(self) -> list[MeshConn]:
         """The best connection of each peer."""
-        return self._best.values()
+        return [conn for conn in map(self.best, list(self._best)) if conn is not None]
 
     def next_change(self) -> trio.Event:
         """Set when the next peer comes, goes, or tells something new about itself."""
@@ -99,7 +99,7 @@ class Connections:
 
     def admit(self, conn: MeshConn, peer: PeerId) -> None:
         """Whether an incoming connection may stay.  Raises the `MeshError` that its peer is told."""
-        if self._bans.get(peer, 0.0) > trio.current_time():
+        if self.banned(peer):
             raise ProtocolViolation("this peer broke the protocol a short while ago and is not let in for some minutes")
         limit = self._shared.settings.limits.inbound_connections
         incoming = [other for other in self.all() if other.inbound]
@@ -166,6 +166,9 @@ class Connections:
         for conn in self.all():
             conn.session.machine.tell(about)
             conn.session.flush()
+
+    def banned(self, peer: PeerId) -> bool:
+        return self._bans.get(peer, 0.0) > trio.current_time()
 
     def drop(self, peer: PeerId, why: str) -> None:
         """*peer* broke the rules: end its connections, and let it back in only after a while."""

@@ -36,6 +36,8 @@ FIND_SECONDS: Final = 4.0
 ENOUGH_PEERS: Final = 8
 """Connected; below that we keep trying the bootstrap peers, above we leave their places to newcomers."""
 MAX_BOOTSTRAP_PAUSE_SECONDS: Final = 60.0
+STEADY_SECONDS: Final = 10.0
+"""After which a connection counts as lasting, and its loss is met without a pause."""
 KNOWN_TRIED: Final = 16
 KNOWN_PAUSE_SECONDS: Final = 30.0
 SAVE_SECONDS: Final = 60.0
@@ -149,10 +151,15 @@ class Discovery:
         """Try a bootstrap peer again and again while we know too few others."""
         pause = FIRST_RETRY_SECONDS
         while True:
+            change = self._connections.next_change()
             if self._connections.best(peer) is not None or len(self._connections.conns()) >= ENOUGH_PEERS:
-                pause = FIRST_RETRY_SECONDS
-                await self._connections.next_change().wait()
+                with trio.move_on_after(STEADY_SECONDS) as steady:
+                    await change.wait()
+                if steady.cancelled_caught:
+                    pause = FIRST_RETRY_SECONDS
                 continue
+            await trio.sleep(0 if pause == FIRST_RETRY_SECONDS else pause * random.uniform(0.8, 1.2))
+            pause = min(2 * pause, MAX_BOOTSTRAP_PAUSE_SECONDS)
             try:
                 await self._connect(peer)
             except MeshError as error:
@@ -160,8 +167,6 @@ class Discovery:
                 for address in self._shared.book.addresses(peer):
                     if address not in self._shared.attempts:
                         self._shared.attempted(address, str(error))
-                await trio.sleep(pause * random.uniform(0.8, 1.2))
-                pause = min(2 * pause, MAX_BOOTSTRAP_PAUSE_SECONDS)
 
     async def try_known(self) -> None:
         """Try the peers of an earlier run, beside the bootstrap peers; again while nobody is there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -60,9 +61,8 @@ async def open_mesh_network(identity: Identity, settings: NetworkSettings, hello
 
 def _quieten_library() -> None:
     """The library reports as errors what every public node meets all day, payloads included; we report what counts."""
-    logger = logging.getLogger("libp2p")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL)
+    if not os.environ.get("LIBP2P_DEBUG"):
+        logging.getLogger("libp2p").setLevel(logging.CRITICAL)
 
 
 def _parse_listen(text: str) -> Address:

@@ -99,6 +99,8 @@ class RunningHost:
             return conn
         if peer == self._shared.identity.peer_id:
             raise PeerUnreachable(f"{peer} is this peer itself")
+        if self.connections.banned(peer):
+            raise PeerUnreachable(f"{peer} broke the protocol a short while ago and is left alone for some minutes")
         self.connections.make_room()
         if not self._shared.book.addresses(peer):
             await self.discovery.find(peer)

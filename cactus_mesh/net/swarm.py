@@ -6,6 +6,7 @@ number of pending ones.  Whatever goes wrong on one connection ends that connect
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
@@ -44,6 +45,13 @@ HANDSHAKE_SECONDS: Final = 10.0
 """From a socket to an encrypted, multiplexed connection; a slow relay needs several round trips."""
 CLOSE_SECONDS: Final = 2.0
 NOISE: Final = "/noise"
+_REASONS: Final = {
+    errno.ECONNREFUSED: "connection refused",
+    errno.ECONNRESET: "connection reset",
+    errno.EHOSTUNREACH: "host unreachable",
+    errno.ENETUNREACH: "network unreachable",
+    errno.ETIMEDOUT: "no answer",
+}
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +252,7 @@ def _words(error: BaseException) -> str:
         causes.append(causes[-1].__cause__)
     for cause in causes:
         if isinstance(cause, OSError) and cause.errno:
-            return (cause.strerror or str(cause)).lower()
+            return _REASONS.get(cause.errno) or (cause.strerror or str(cause)).lower()
     if any(isinstance(cause, PeerIDMismatchesPubkey) or "mismatch" in str(cause).lower() for cause in causes):
         return "another peer answers there"
     if isinstance(error, SecurityUpgradeFailure):
