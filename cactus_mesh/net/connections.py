@@ -117,9 +117,8 @@ class Connections:
         if len(conns) > self._shared.settings.limits.connections_per_peer:
             conns[0].end(PeerLost("too many connections of one peer, the oldest goes"))
         if not conn.inbound:
-            address = str(conn.get_transport_addresses()[0])
-            self._shared.book.learn(peer, [address])
-            self._shared.attempted(address, None)
+            self._shared.book.learn(peer, [str(conn.get_transport_addresses()[0])])
+        self._shared.reached(peer)
         self._shared.book.useful(peer, time.time())
         self._choose(peer)
         for watcher in self._shared.watchers:

@@ -165,8 +165,8 @@ class Discovery:
             except MeshError as error:
                 log.warning("a bootstrap peer does not answer", extra={"peer": peer, "reason": str(error)})
                 for address in self._shared.book.addresses(peer):
-                    if address not in self._shared.attempts:
-                        self._shared.attempted(address, str(error))
+                    if f"{address}/p2p/{peer}" not in self._shared.attempts:
+                        self._shared.attempted(f"{address}/p2p/{peer}", str(error))
 
     async def try_known(self) -> None:
         """Try the peers of an earlier run, beside the bootstrap peers; again while nobody is there."""

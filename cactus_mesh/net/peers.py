@@ -9,7 +9,7 @@ import contextlib
 import os
 import tempfile
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -53,7 +53,10 @@ _decode = msgspec.json.Decoder(_File).decode
 
 
 class AddressBook:
-    """Addresses by peer, the newest first.  At its bound, the peer heard of longest ago and never of use is dropped."""
+    """Addresses by peer, whose id they do not repeat, the newest first.
+
+    At its bound, the peer heard of longest ago and never of use is dropped.
+    """
 
     def __init__(self, *, remember: int) -> None:
         self._entries: OrderedDict[PeerId, _Entry] = OrderedDict()
@@ -64,7 +67,7 @@ class AddressBook:
 
         Unusable ones are left out.
         """
-        usable = [address for address in addresses if _leads_to(address, peer)]
+        usable = [usable for address in addresses if (usable := _without_peer(address, peer)) is not None]
         if not usable or (hearsay and peer not in self._entries and len(self._entries) >= MAX_PEERS):
             return
         entry = self._entries.setdefault(peer, _Entry())
@@ -138,9 +141,12 @@ def write_file(path: Path, data: bytes) -> None:
         raise
 
 
-def _leads_to(address: str, peer: PeerId) -> bool:
+def _without_peer(address: str, peer: PeerId) -> str | None:
+    """*address* as the book keeps it; None when it cannot lead to *peer*."""
     try:
         parsed = parse_address(address)
     except AddressMalformed:
-        return False
-    return parsed.peer in (None, peer) and not parsed.wildcard and parsed.port != 0
+        return None
+    if parsed.peer not in (None, peer) or parsed.wildcard or parsed.port == 0:
+        return None
+    return str(replace(parsed, peer=None))

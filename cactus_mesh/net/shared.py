@@ -14,7 +14,7 @@ from cactus_mesh.net.rpc import Methods
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cactus_mesh.identity import Identity
+    from cactus_mesh.identity import Identity, PeerId
     from cactus_mesh.messages import Hello
     from cactus_mesh.net.peers import AddressBook
     from cactus_mesh.net.settings import NetworkSettings
@@ -59,14 +59,18 @@ class Shared:
     dropped: int = 0
     restarts: int = 0
 
-    def attempted(self, address: str, reason: str | None) -> None:
-        """*reason* None: it worked."""
+    def attempted(self, address: str, reason: str) -> None:
+        """*address*, which names its peer, did not lead to it."""
         self.attempts.pop(address, None)
-        if reason is not None:
-            self.attempts[address] = reason
-            log.info("an address did not lead to its peer", extra={"address": address, "reason": reason})
+        self.attempts[address] = reason
         if len(self.attempts) > MAX_ATTEMPTS:
             self.attempts.popitem(last=False)
+        log.info("an address did not lead to its peer", extra={"address": address, "reason": reason})
+
+    def reached(self, peer: PeerId) -> None:
+        """*peer* is connected: what was tried before does not matter any more."""
+        for address in [address for address in self.attempts if address.endswith(peer)]:
+            del self.attempts[address]
 
     def hear(self, gossip: Gossip) -> GossipVerdict:
         """Ask those who listen, and deliver to those who accept."""
