@@ -31,7 +31,7 @@ class _Commands(click.Group):
         return sorted(self.commands, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
-@click.group(cls=_Commands, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cactus-mesh")
 @click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="Keep key, config and state here.")
 @click.option("-v", "--verbose", count=True, help="Log what happens; twice for the libraries too.")
@@ -50,6 +50,9 @@ def main(ctx: click.Context, home: Path | None, verbose: int, log_format: str) -
     """
     from cactus_mesh.config import find_home
 
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        return
     set_up_logging(verbose, log_format)
     ctx.obj = find_home(home)
 
