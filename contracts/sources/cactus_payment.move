@@ -1810,4 +1810,81 @@ module cactus_mesh::cactus_payment {
         else if (status == DISPUTE_DISMISSED) string::utf8(b"dismissed")
         else string::utf8(b"lapsed")
     }
+
+    // --- what the tests look at -----------------------------------------------------------------------------------
+
+    #[test_only]
+    public fun init_for_test(publisher: &signer) {
+        init_module(publisher);
+    }
+
+    #[test_only]
+    /// Deposit, escrow and the sum of the withdrawals under way.
+    public fun money_of(client: address): (u64, u64, u64) acquires Client {
+        let record = borrow_global<Client>(vaults::of_client(client));
+        (record.deposit, record.escrowed, sum(&record.withdrawals))
+    }
+
+    #[test_only]
+    /// Active stake, the sum of the unbondings, and the bonds of open disputes.
+    public fun stake_for_test(operator: address): (u64, u64, u64) acquires Orchestrator, Registry {
+        let record = borrow_global<Orchestrator>(liable_stake_of(operator));
+        (record.stake, sum(&record.unbonding), record.bonds)
+    }
+
+    #[test_only]
+    /// Completed, failed, timed out and slashed.
+    public fun record_of(operator: address): (u64, u64, u64, u64) acquires Orchestrator, Registry {
+        let metrics = borrow_global<Orchestrator>(liable_stake_of(operator)).metrics;
+        (metrics.completed, metrics.failed, metrics.timed_out, metrics.slashed)
+    }
+
+    #[test_only]
+    public fun stake_vault_for_test(operator: address): address acquires Registry {
+        liable_stake_of(operator)
+    }
+
+    #[test_only]
+    public fun server_for_test(account: address): (String, u64, u64, u64) acquires Server {
+        let view = option::extract(&mut server(account));
+        (view.status, view.expires_at, view.max_budget, view.escrowed)
+    }
+
+    #[test_only]
+    public fun task_status_for_test(client: address, task_id: vector<u8>): String acquires Registry {
+        option::extract(&mut task(client, task_id)).status
+    }
+
+    #[test_only]
+    public fun dispute_status_for_test(client: address, task_id: vector<u8>): String acquires Registry {
+        option::extract(&mut dispute(client, task_id)).status
+    }
+
+    #[test_only]
+    /// Admin, arbiter, treasury and whether the contract is paused.
+    public fun offices_for_test(): (address, address, address, bool) acquires Config {
+        let config = config();
+        (config.admin, config.arbiter, config.treasury, config.paused)
+    }
+
+    #[test_only]
+    /// The numbers of the reasons of all skipped items, oldest first.
+    public fun skip_reasons(): vector<u64> {
+        let (events, reasons) = (event::emitted_events<SettlementSkipped>(), vector[]);
+        for (i in 0..vector::length(&events)) {
+            vector::push_back(&mut reasons, vector::borrow(&events, i).reason);
+        };
+        reasons
+    }
+
+    #[test_only]
+    /// Amount and the client's part of all slashes, added up.
+    public fun slashed_for_test(): (u64, u64) {
+        let (events, amount, to_client) = (event::emitted_events<Slashed>(), 0, 0);
+        for (i in 0..vector::length(&events)) {
+            amount += vector::borrow(&events, i).amount;
+            to_client += vector::borrow(&events, i).to_client;
+        };
+        (amount, to_client)
+    }
 }

@@ -103,6 +103,10 @@ module std::string {
         assert!(internal_check_utf8(&bytes), EINVALID_UTF8);
         String { bytes }
     }
+
+    public fun bytes(self: &String): &vector<u8> {
+        &self.bytes
+    }
 }
 
 module std::bcs {
