@@ -15,8 +15,8 @@ import trio
 from cactus_mesh.answer import Answer, Ask, Job, Result, Stream
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
-from cactus_mesh.core.delegation import open_chain
-from cactus_mesh.core.requests import SETTLE_MARGIN_SECONDS, Contract
+from cactus_mesh.core.delegation import continue_chain
+from cactus_mesh.core.requests import SETTLE_MARGIN_SECONDS, Contract, OpenRequest
 from cactus_mesh.core.settlement import SettlementClaim, TaskConsent
 from cactus_mesh.core.verification import Witnessed, failed_checks
 from cactus_mesh.directory import role_key
@@ -39,11 +39,11 @@ from cactus_mesh.messages import (
     MAX_PROMPT_CHARACTERS,
     MAX_TOKENS,
     MAX_VALIDITY_MS,
+    Assignment,
     Chat,
     ChatMessage,
     Done,
     Generate,
-    Order,
     Receipt,
     Sampling,
     TaskRequest,
@@ -274,7 +274,9 @@ class Client:
         """Trust nobody: the same checks as the router's, on what this client itself has seen."""
         router = request.recipient
         assert router is not None, "a request names its router"
-        chain = open_chain(Order(request.raw, done.assignment, done.delegations), self._contract, now_ms=None)
+        opened = OpenRequest(request, TaskConsent.from_bcs(request.body.consent))
+        assignment = unseal(done.assignment, Assignment, now_ms=None, sender=router)
+        chain = continue_chain(opened, assignment, done.delegations, now_ms=None)
         receipt = unseal(done.receipt, Receipt, now_ms=None)
         text = "".join(stream.text)
         failed = failed_checks(receipt, chain, self._contract, Witnessed(stream.token_ids, text, None))

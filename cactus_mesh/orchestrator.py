@@ -13,7 +13,7 @@ import trio
 
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_batches
-from cactus_mesh.core.delegation import open_chain
+from cactus_mesh.core.delegation import continue_chain, open_chain
 from cactus_mesh.core.matching import Need
 from cactus_mesh.core.receipts import Work, pack_logprobs, receipt_for, receipt_over
 from cactus_mesh.core.requests import Contract
@@ -308,11 +308,11 @@ class _Delegated:
         contract = self._orchestrator.contract
         ours = [*self._order.delegations, self._link.raw]
         deeper = done.delegations[len(ours) :]
-        order = Order(self._order.request, self._order.assignment, [*ours, *deeper])
-        chain = open_chain(order, contract, now_ms=None)
+        whole = [*ours, *deeper]
+        chain = continue_chain(self._chain.request, self._chain.assignment, whole, now_ms=None)
         receipt = unseal(done.receipt, Receipt, now_ms=self._orchestrator.clock(), sender=candidate.orchestrator)
         return Evidence(
-            Done(order.assignment, order.delegations, done.receipt, None),
+            Done(self._order.assignment, whole, done.receipt, None),
             chain,
             receipt,
             failed_checks(receipt, chain, contract, seen, below=len(ours)),

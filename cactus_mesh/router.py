@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import secrets
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -18,14 +16,13 @@ import trio
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core.budgets import Promised
-from cactus_mesh.core.delegation import open_chain
-from cactus_mesh.core.matching import Need
+from cactus_mesh.core.memory import Seen
 from cactus_mesh.core.pricing import PPM
 from cactus_mesh.core.requests import Contract, open_request
 from cactus_mesh.core.settlement import Settlement, SettlementClaim
-from cactus_mesh.core.verification import failed_checks, verdict_on
+from cactus_mesh.core.verification import verdict_on
 from cactus_mesh.directory import outcomes_topic
-from cactus_mesh.dispatch import Dispatcher, Evidence, Placed
+from cactus_mesh.dispatch import Dispatcher, Evidence
 from cactus_mesh.errors import (
     Cancelled,
     Draining,
@@ -38,20 +35,16 @@ from cactus_mesh.errors import (
 from cactus_mesh.identity import address
 from cactus_mesh.messages import (
     MAX_VALIDITY_MS,
-    Assignment,
     Cancel,
-    Chat,
     Done,
-    Order,
     Outcome,
-    Progress,
-    Receipt,
     ReplayCache,
     encode_unsigned,
     seal,
     unseal,
 )
 from cactus_mesh.ports import EscrowOrder
+from cactus_mesh.routed import RoutedTask, Running, need_of
 from cactus_mesh.settling import Failed, Finished, open_settler
 
 if TYPE_CHECKING:
@@ -61,11 +54,10 @@ if TYPE_CHECKING:
     from cactus_mesh.config import RouterConfig
     from cactus_mesh.core.matching import Candidate
     from cactus_mesh.core.requests import OpenRequest
-    from cactus_mesh.core.routing import Patience, Record
-    from cactus_mesh.core.verification import Witnessed
+    from cactus_mesh.core.routing import Patience
     from cactus_mesh.directory import Directory
     from cactus_mesh.identity import Identity, PublicKey
-    from cactus_mesh.messages import B, Chunk, Sealed
+    from cactus_mesh.messages import B, Sealed
     from cactus_mesh.ports import Call, Ledger, Network, Settled
     from cactus_mesh.settling import Settler
 
@@ -73,6 +65,7 @@ SUBMIT_METHOD: Final = "task.submit"
 CANCEL_METHOD: Final = "task.cancel"
 CANDIDATES: Final = 5
 EVIDENCE_VALID_MS: Final = MAX_VALIDITY_MS
+MAX_REMEMBERED_TASKS: Final = 200_000
 OUTCOME_VALID_MS: Final = 120_000
 ESCROW_ACCEPT_SECONDS: Final = 60
 OUTCOMES_PER_SECOND: Final = 5
@@ -135,7 +128,8 @@ class Router:
         self._stake_cover = stake_cover
         self._replays = ReplayCache()
         self._promised = Promised()
-        self._running: dict[tuple[PublicKey, bytes], _Running] = {}
+        self._running: dict[tuple[PublicKey, bytes], Running] = {}
+        self._finished: Seen[tuple[PublicKey, bytes]] = Seen(MAX_REMEMBERED_TASKS)
         self._draining = False
         self._one_less = trio.Event()
         self._outcomes, self._to_publish = trio.open_memory_channel[bytes](OUTCOMES_PER_SECOND)
@@ -187,13 +181,13 @@ class Router:
         self._promised.promise(opened.consent.client, opened.consent.max_price, account.deposit)
 
     @contextmanager
-    def _entered(self, opened: OpenRequest) -> Iterator[_Running]:
+    def _entered(self, opened: OpenRequest) -> Iterator[Running]:
         """The task is under way.  What was promised for it is released at its end, unless it goes on to be settled."""
         key = opened.client, opened.consent.task_id
-        running = _Running()
+        running = Running()
         try:
-            if key in self._running:
-                raise DuplicateTask("this task is running already; give every task its own id")
+            if key in self._running or self._finished.has(key, self.clock()):
+                raise DuplicateTask("this router has been given this task before; give every task its own id")
             self._running[key] = running
             yield running
         finally:
@@ -208,17 +202,17 @@ class Router:
     def _release(self, opened: OpenRequest) -> None:
         self._promised.release(opened.consent.client, opened.consent.max_price)
 
-    async def _serve(self, call: Call, opened: OpenRequest, candidates: list[Candidate], running: _Running) -> None:
+    async def _serve(self, call: Call, opened: OpenRequest, candidates: list[Candidate], running: Running) -> None:
         async with open_service_nursery() as nursery:
-            task = _Task(self, call, opened, running, nursery)
+            task = RoutedTask(self, call, opened, running, nursery)
             evidence = await self._dispatcher.dispatch(task, candidates)
             await task.in_escrow()
             self._hand_over(opened, evidence, running)
-        verdict = self._seal(verdict_on(evidence.receipt, evidence.failed_checks), opened.client)
+        verdict = self.seal(verdict_on(evidence.receipt, evidence.failed_checks), opened.client)
         done = evidence.done
         await call.send(encode_unsigned(Done(done.assignment, done.delegations, done.receipt, verdict.raw)))
 
-    def _hand_over(self, opened: OpenRequest, evidence: Evidence, running: _Running) -> None:
+    def _hand_over(self, opened: OpenRequest, evidence: Evidence, running: Running) -> None:
         """Give a verified task to the settler."""
         receipt = evidence.receipt.body
         settlement = Settlement(
@@ -230,13 +224,16 @@ class Router:
         )
         self._settler.put(Finished(settlement, running.escrowed, partial(self._settled, opened)))
         running.handed_over = True
+        # it is paid once, however often it is done: so it is done once
+        until_ms = opened.consent.expires_at * 1_000
+        self._finished.add((opened.client, opened.consent.task_id), until_ms, self.clock())
 
     def _settled(self, opened: OpenRequest, result: Settled | None) -> None:
         self._release(opened)
         paid = result.split.paid if result is not None and result.split is not None else 0
         log.info("settled", extra={"task": opened.consent.task_id.hex(), "paid_octas": paid})
 
-    async def put_in_escrow(self, opened: OpenRequest, orchestrator: PublicKey, running: _Running) -> None:
+    async def put_in_escrow(self, opened: OpenRequest, orchestrator: PublicKey, running: Running) -> None:
         """Have the ledger hold the task's price.  Whatever came of an attempt that got no answer is refunded later."""
         order = EscrowOrder(
             consent=opened.consent,
@@ -267,7 +264,7 @@ class Router:
             running.cancel(Cancelled("the client cancelled this task"))
         await call.send(b"")
 
-    def _seal(self, body: B, recipient: PublicKey) -> Sealed[B]:
+    def seal(self, body: B, recipient: PublicKey) -> Sealed[B]:
         return seal(body, self.identity, now_ms=self.clock(), valid_ms=EVIDENCE_VALID_MS, recipient=recipient)
 
     # --- what others hear ------------------------------------------------------------------------------------------
@@ -301,114 +298,3 @@ class Router:
         while self._running:
             self._one_less = trio.Event()
             await self._one_less.wait()
-
-
-class _Running:
-    """A task under way, and what has become of its money."""
-
-    def __init__(self) -> None:
-        self.scope = trio.CancelScope()
-        self.why_cancelled: MeshError | None = None
-        self.escrowed = False
-        self.handed_over = False
-
-    def cancel(self, why: MeshError) -> None:
-        self.why_cancelled = why
-        self.scope.cancel()
-
-
-class _Task:
-    """One client's task as a `dispatch.Plan`."""
-
-    def __init__(
-        self, router: Router, call: Call, opened: OpenRequest, running: _Running, nursery: trio.Nursery
-    ) -> None:
-        request = opened.sealed.body
-        self.task_id = request.task_id
-        self.max_tokens = request.sampling.max_tokens
-        self.deadline_ms = request.deadline_ms
-        self._router = router
-        self._call = call
-        self._opened = opened
-        self._running = running
-        self._nursery = nursery
-        self._router_nonce = secrets.token_bytes(16)
-        self._placed: Placed | None = None
-        self._liable: PublicKey | None = None
-        self._escrow: trio.Event | None = None
-
-    def place(self, candidate: Candidate, attempt: int) -> Placed:
-        assignment = Assignment(
-            task_id=self.task_id,
-            request_hash=self._opened.sealed.digest,
-            router_nonce=self._router_nonce,
-            attempt=attempt,
-            offer=candidate.offer,
-            done_by_ms=self.deadline_ms,
-        )
-        sealed = self._router._seal(assignment, candidate.orchestrator)
-        self._placed = Placed(Order(self._opened.sealed.raw, sealed.raw), sealed.digest)
-        self._liable = candidate.orchestrator
-        return self._placed
-
-    def examine(self, candidate: Candidate, done: Done, seen: Witnessed) -> Evidence:
-        assert self._placed is not None, "what is examined was placed"
-        contract = self._router.contract
-        order = Order(self._placed.order.request, self._placed.order.assignment, done.delegations)
-        chain = open_chain(order, contract, now_ms=None)
-        receipt = unseal(done.receipt, Receipt, now_ms=self._router.clock(), sender=candidate.orchestrator)
-        ours = Done(order.assignment, done.delegations, done.receipt, None)
-        return Evidence(ours, chain, receipt, failed_checks(receipt, chain, contract, seen))
-
-    async def progress(self, candidate: Candidate, attempt: int) -> None:
-        await self._call.send(encode_unsigned(Progress(candidate.orchestrator, attempt)))
-
-    async def forward(self, chunk: Chunk) -> None:
-        if self._escrow is None and self._opened.consent.max_price > self._router.escrow_above:
-            self._escrow = trio.Event()
-            self._nursery.start_soon(self._put_in_escrow, self._escrow)
-        await self._call.send(encode_unsigned(chunk))
-
-    async def _put_in_escrow(self, ended: trio.Event) -> None:
-        assert self._liable is not None, "tokens come from whoever the task was placed with"
-        await self._router.put_in_escrow(self._opened, self._liable, self._running)
-        ended.set()
-
-    async def in_escrow(self) -> None:
-        """Wait until the ledger has answered, where it was asked."""
-        if self._escrow is not None:
-            await self._escrow.wait()
-            await trio.lowlevel.checkpoint()  # a refusal has cancelled this task
-
-    def record(self, report: Record, evidence: Evidence | None) -> None:
-        receipt = evidence.receipt.body if evidence is not None else None
-        claim = SettlementClaim.from_bcs(receipt.claim) if receipt and report.result == "completed" else None
-        delegated = evidence is not None and bool(evidence.chain.delegations)
-        self._router.note(
-            Outcome(
-                task_id=self.task_id,
-                orchestrator=report.candidate.orchestrator,
-                delegate=evidence.chain.worker if evidence is not None and delegated else None,
-                model_digest=report.candidate.offer.digest,
-                result=report.result,
-                complexity=claim.complexity if claim else 0,
-                compute_ms=claim.compute_ms if claim else 0,
-                first_token_ms=report.first_token_ms,
-            )
-        )
-
-
-def need_of(opened: OpenRequest, stake_cover: float) -> Need:
-    """What a request demands of an orchestrator; its stake must be *stake_cover* times the maximum price."""
-    request = opened.sealed.body
-    is_chat = isinstance(request.work, Chat)
-    return Need(
-        model=request.model,
-        model_digest=request.model_digest,
-        kind="chat" if is_chat else "generate",
-        prompt_tokens=1,
-        max_tokens=request.sampling.max_tokens,
-        max_price=request.max_price,
-        least_stake=math.ceil(stake_cover * request.max_price),
-        without=frozenset({opened.client}),
-    )

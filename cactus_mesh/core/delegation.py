@@ -15,6 +15,8 @@ from cactus_mesh.errors import DeadlinePassed, DelegationRejected
 from cactus_mesh.messages import Assignment, Delegation, unseal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cactus_mesh.core.requests import Contract, OpenRequest
     from cactus_mesh.identity import PublicKey
     from cactus_mesh.messages import Order, Sealed
@@ -91,19 +93,31 @@ def open_chain(
     request = open_request(
         order.request, contract, router=assignment.sender, now_ms=assignment.issued_at_ms if now_ms is None else now_ms
     )
-    if assignment.body.request_hash != request.sealed.digest or assignment.body.task_id != request.consent.task_id:
-        raise DelegationRejected("the assignment is for another request")
-    if assignment.body.done_by_ms > request.sealed.body.deadline_ms:
-        raise DelegationRejected("the assignment ends after the client's deadline")
-    delegations = tuple(unseal(raw, Delegation, now_ms=now_ms) for raw in order.delegations)
-    chain = Chain(request, assignment, delegations)
-    _check_links(chain)
+    chain = continue_chain(request, assignment, order.delegations, now_ms=now_ms)
     if worker is not None and chain.worker != worker:
         raise DelegationRejected("this order is for another orchestrator")
     if giver is not None and chain.giver != giver:
         raise DelegationRejected("this order is signed by another peer than the one that hands it over")
     if now_ms is not None and chain.done_by_ms <= now_ms:
         raise DeadlinePassed("this order's deadline has passed")
+    return chain
+
+
+def continue_chain(
+    request: OpenRequest, assignment: Sealed[Assignment], delegations: Sequence[bytes], *, now_ms: int | None
+) -> Chain:
+    """The chain from a request and an assignment that are known to be genuine, through *delegations* that are not yet.
+
+    Raises as `open_chain`.
+    """
+    if assignment.body.request_hash != request.sealed.digest or assignment.body.task_id != request.consent.task_id:
+        raise DelegationRejected("the assignment is for another request")
+    if assignment.sender != request.router:
+        raise DelegationRejected("the assignment is by another router than the one that was asked")
+    if assignment.body.done_by_ms > request.sealed.body.deadline_ms:
+        raise DelegationRejected("the assignment ends after the client's deadline")
+    chain = Chain(request, assignment, tuple(unseal(raw, Delegation, now_ms=now_ms) for raw in delegations))
+    _check_links(chain)
     return chain
 
 

@@ -5,10 +5,10 @@ Refuses to know how the work is done or how orders arrive.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from cactus_mesh.core.memory import Seen
 from cactus_mesh.core.pricing import BPS, asked_price
 from cactus_mesh.core.verification import most_prompt_tokens
 from cactus_mesh.errors import (
@@ -147,7 +147,7 @@ class Slots:
         self._limit: dict[Place, int] = {"engine": engine_slots, "delegate": policy.delegated_slots}
         self._deepest = min(policy.deepest_chain, MAX_CHAIN)
         self._running: dict[_TaskKey, Place] = {}
-        self._remembered: OrderedDict[_TaskKey, int] = OrderedDict()
+        self._remembered: Seen[_TaskKey] = Seen(MAX_REMEMBERED_TASKS)
         self._draining = False
 
     @property
@@ -163,16 +163,13 @@ class Slots:
         task = _key(chain)
         if self._draining:
             raise Draining("this orchestrator is shutting down; ask another one")
-        self._forget_past(now_ms)
-        if task in self._remembered:
+        if task in self._running or self._remembered.has(task, now_ms):
             raise DuplicateTask("this orchestrator has been given this task before")
         place = self._free_place(chain)
         if place is None:
             raise Busy(f"all {self.load.slots} slots of this orchestrator are taken; ask another one")
         self._running[task] = place
-        self._remembered[task] = chain.done_by_ms
-        if len(self._remembered) > MAX_REMEMBERED_TASKS:
-            self._remembered.popitem(last=False)
+        self._remembered.add(task, chain.done_by_ms, now_ms)
         return place
 
     def _free_place(self, chain: Chain) -> Place | None:
@@ -185,10 +182,3 @@ class Slots:
 
     def release(self, chain: Chain) -> None:
         self._running.pop(_key(chain), None)
-
-    def _forget_past(self, now_ms: int) -> None:
-        while self._remembered:
-            task, until = next(iter(self._remembered.items()))
-            if until > now_ms or task in self._running:
-                return
-            del self._remembered[task]

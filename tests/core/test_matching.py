@@ -44,7 +44,7 @@ def ranked(*candidates, weights=EVEN, limit=10, **changes):
         ({"offer": {"kinds": ["chat"]}}, {}, UnknownModel, "fake does not do 'generate'; it does chat"),
         ({"offer": {"context_tokens": 16}}, {}, PromptTooLong, "room for 16 tokens, this task wants at least 17"),
         ({}, {"max_price": 1_161}, PriceTooLow, "may cost 1162 octas and its maximum price is 1161"),
-        ({"stake": 99}, {"least_stake": 100}, NotStaked, "largest stake here is 99; lower the maximum price to 99000"),
+        ({"stake": 99}, {"least_stake": 100}, NotStaked, "largest stake here is 99; lower the maximum price to 99000."),
         ({"busy": 4}, {}, Busy, "every orchestrator"),
         ({"slots": 0}, {}, Busy, "every orchestrator"),
     ],
@@ -52,7 +52,7 @@ def ranked(*candidates, weights=EVEN, limit=10, **changes):
 def test_each_obstacle_is_told_by_its_own_error(change, wanted, error, said):
     found = obstacle(candidate("one", **change), need(**wanted), NOW_MS)
     assert type(found) is error
-    assert said in found.message
+    assert said in found.message + "."
 
 
 def test_what_just_fits_is_no_obstacle():
@@ -91,6 +91,18 @@ def test_each_quality_moves_the_score_in_its_direction(better, worse):
     assert ranked(candidate("worse", **worse), candidate("better", **better)) == ["better", "worse"]
 
 
+def test_a_score_is_a_weighted_mean_with_each_quality_at_its_written_half():
+    halfway = candidate(
+        stake=10**9, success=0.5, ms_per_gflop=200.0, rtt_ms=100.0, slots=4, busy=2,
+        offer={"price": PriceTerms(5_000, 5_000, 10_000)},
+    )  # fmt: skip
+    best = candidate(stake=10**30, success=1.0, ms_per_gflop=0.0, rtt_ms=0.0, offer={"price": PriceTerms(0, 0, 0)})
+    for weights in (Weights(), Weights(stake=3, success=5, compute=7, latency=11, load=13, price=17)):
+        assert score(halfway, weights) == pytest.approx(0.5)
+        assert score(best, weights) == pytest.approx(1.0)
+    assert score(candidate(slots=0), Weights(stake=0, success=0, compute=0, latency=0, price=0)) == 0
+
+
 def test_weights_from_the_configuration_change_the_order():
     rich, quick = candidate("rich", stake=10**12, rtt_ms=500.0), candidate("quick", stake=10**9, rtt_ms=1.0)
     nothing = {"stake": 0, "success": 0, "compute": 0, "latency": 0, "load": 0, "price": 0, "spread": 0}
@@ -108,6 +120,12 @@ def test_weights_that_would_break_the_order_are_refused(name, value):
 def test_at_least_one_weight_counts():
     with pytest.raises(UsageError, match="positive"):
         Weights(stake=0, success=0, compute=0, latency=0, load=0, price=0)
+
+
+def test_equals_are_shuffled_even_without_any_spread():
+    everybody = [candidate(name) for name in "abcdef"]
+    orders = [rank(everybody, need(), EVEN, now_ms=NOW_MS, rng=Random(n), limit=9) for n in range(9)]
+    assert any(order != orders[0] for order in orders)
 
 
 def test_only_near_equals_are_shuffled():
@@ -145,8 +163,13 @@ def test_a_digest_asked_for_is_what_counts_and_not_its_name():
 
 
 def test_an_orchestrator_is_asked_once_however_many_of_its_offers_fit():
-    twice = [candidate("one"), candidate("one", offer={"name": "alias"})]
-    assert sorted(ranked(*twice, candidate("two"))) == ["one", "two"]
+    dear = candidate("one", offer={"name": "alias", "price": PriceTerms(5_000, 5_000, 5_000)})
+    found = rank([dear, candidate("one"), dear], need(), EVEN, now_ms=NOW_MS, rng=Random(1), limit=9)
+    assert found == [candidate("one")]
+
+
+def test_no_more_are_returned_than_wanted():
+    assert len(ranked(*map(candidate, range(9)), limit=4)) == 4
 
 
 def test_the_obstacle_told_is_that_of_whoever_came_nearest():

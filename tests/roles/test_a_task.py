@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from cactus_mesh.answer import Ask
 from cactus_mesh.config import ClientConfig, PriceConfig, RouterConfig
 from cactus_mesh.core.serving import ServingPolicy
 from cactus_mesh.core.settlement import SettlementClaim
@@ -12,6 +13,7 @@ from cactus_mesh.errors import (
     Busy,
     Cancelled,
     DeadlinePassed,
+    DuplicateTask,
     LedgerDown,
     NoFunds,
     NoRouter,
@@ -22,8 +24,8 @@ from cactus_mesh.errors import (
     RouterNotAuthorised,
     UnknownModel,
 )
-from cactus_mesh.messages import Cancel, seal
-from cactus_mesh.router import CANCEL_METHOD
+from cactus_mesh.messages import Cancel, Generate, Sampling, seal
+from cactus_mesh.router import CANCEL_METHOD, SUBMIT_METHOD
 from cactus_mesh.testing.engine import FAKE_TEXT, FakeEngine
 from tests.world import clock, identity, open_world
 
@@ -315,6 +317,27 @@ async def test_an_orchestrator_refuses_the_orders_of_a_router_that_was_revoked(a
 
         with pytest.raises(RouterNotAuthorised, match="revoked"):
             await client.generate("after", model="fake").wait()
+        assert engine.started == 1
+
+
+async def test_a_task_that_was_done_is_not_done_again_for_the_same_money(autojump_clock):
+    async with open_world() as world:
+        router = await world.router()
+        engine = FakeEngine()
+        await world.orchestrator(engine=engine)
+        client = await world.client()
+        await world.settle_down()
+        work, sampling = Generate("go"), Sampling(max_tokens=16)
+        ask = Ask(bytes(16), "fake", None, work, sampling, 20_000, clock() + 60_000)
+
+        async def submit() -> int:
+            raw = client._request(ask, router.identity.public_key).raw  # signed anew, with the same task id
+            async with client.network.call(router.identity.peer_id, SUBMIT_METHOD, raw) as reply:
+                return len([item async for item in reply])
+
+        assert await submit() >= 3
+        with pytest.raises(DuplicateTask):
+            await submit()
         assert engine.started == 1
 
 

@@ -1,0 +1,143 @@
+"""One client's task at a router: how it is placed, examined and forwarded, and what has become of its money."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from typing import TYPE_CHECKING
+
+import trio
+
+from cactus_mesh.core.delegation import continue_chain
+from cactus_mesh.core.matching import Need
+from cactus_mesh.core.settlement import SettlementClaim
+from cactus_mesh.core.verification import failed_checks
+from cactus_mesh.dispatch import Evidence, Placed
+from cactus_mesh.messages import (
+    Assignment,
+    Chat,
+    Done,
+    Order,
+    Outcome,
+    Progress,
+    Receipt,
+    encode_unsigned,
+    unseal,
+)
+
+if TYPE_CHECKING:
+    from cactus_mesh.core.matching import Candidate
+    from cactus_mesh.core.requests import OpenRequest
+    from cactus_mesh.core.routing import Record
+    from cactus_mesh.core.verification import Witnessed
+    from cactus_mesh.errors import MeshError
+    from cactus_mesh.messages import Chunk, Sealed
+    from cactus_mesh.ports import Call
+    from cactus_mesh.router import Router
+
+
+class Running:
+    """A task under way, and what has become of its money."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.why_cancelled: MeshError | None = None
+        self.escrowed = False
+        self.handed_over = False
+
+    def cancel(self, why: MeshError) -> None:
+        self.why_cancelled = why
+        self.scope.cancel()
+
+
+class RoutedTask:
+    """One client's task as a `dispatch.Plan`."""
+
+    def __init__(
+        self, router: Router, call: Call, opened: OpenRequest, running: Running, nursery: trio.Nursery
+    ) -> None:
+        request = opened.sealed.body
+        self.task_id = request.task_id
+        self.max_tokens = request.sampling.max_tokens
+        self.deadline_ms = request.deadline_ms
+        self._router = router
+        self._call = call
+        self._opened = opened
+        self._running = running
+        self._nursery = nursery
+        self._router_nonce = secrets.token_bytes(16)
+        self._assignment: Sealed[Assignment] | None = None
+        self._escrow: trio.Event | None = None
+
+    def place(self, candidate: Candidate, attempt: int) -> Placed:
+        assignment = Assignment(
+            task_id=self.task_id,
+            request_hash=self._opened.sealed.digest,
+            router_nonce=self._router_nonce,
+            attempt=attempt,
+            offer=candidate.offer,
+            done_by_ms=self.deadline_ms,
+        )
+        self._assignment = self._router.seal(assignment, candidate.orchestrator)
+        return Placed(Order(self._opened.sealed.raw, self._assignment.raw), self._assignment.digest)
+
+    def examine(self, candidate: Candidate, done: Done, seen: Witnessed) -> Evidence:
+        assert self._assignment is not None, "what is examined was placed"
+        chain = continue_chain(self._opened, self._assignment, done.delegations, now_ms=None)
+        receipt = unseal(done.receipt, Receipt, now_ms=self._router.clock(), sender=candidate.orchestrator)
+        ours = Done(self._assignment.raw, done.delegations, done.receipt, None)
+        return Evidence(ours, chain, receipt, failed_checks(receipt, chain, self._router.contract, seen))
+
+    async def progress(self, candidate: Candidate, attempt: int) -> None:
+        await self._call.send(encode_unsigned(Progress(candidate.orchestrator, attempt)))
+
+    async def forward(self, chunk: Chunk) -> None:
+        if self._escrow is None and self._opened.consent.max_price > self._router.escrow_above:
+            self._escrow = trio.Event()
+            self._nursery.start_soon(self._put_in_escrow, self._escrow)
+        await self._call.send(encode_unsigned(chunk))
+
+    async def _put_in_escrow(self, ended: trio.Event) -> None:
+        assert self._assignment is not None, "tokens come from whoever the task was placed with"
+        assert self._assignment.recipient is not None, "an assignment names its orchestrator"
+        await self._router.put_in_escrow(self._opened, self._assignment.recipient, self._running)
+        ended.set()
+
+    async def in_escrow(self) -> None:
+        """Wait until the ledger has answered, where it was asked."""
+        if self._escrow is not None:
+            await self._escrow.wait()
+            await trio.lowlevel.checkpoint()  # a refusal has cancelled this task
+
+    def record(self, report: Record, evidence: Evidence | None) -> None:
+        receipt = evidence.receipt.body if evidence is not None else None
+        claim = SettlementClaim.from_bcs(receipt.claim) if receipt and report.result == "completed" else None
+        delegated = evidence is not None and bool(evidence.chain.delegations)
+        self._router.note(
+            Outcome(
+                task_id=self.task_id,
+                orchestrator=report.candidate.orchestrator,
+                delegate=evidence.chain.worker if evidence is not None and delegated else None,
+                model_digest=report.candidate.offer.digest,
+                result=report.result,
+                complexity=claim.complexity if claim else 0,
+                compute_ms=claim.compute_ms if claim else 0,
+                first_token_ms=report.first_token_ms,
+            )
+        )
+
+
+def need_of(opened: OpenRequest, stake_cover: float) -> Need:
+    """What a request demands of an orchestrator; its stake must be *stake_cover* times the maximum price."""
+    request = opened.sealed.body
+    is_chat = isinstance(request.work, Chat)
+    return Need(
+        model=request.model,
+        model_digest=request.model_digest,
+        kind="chat" if is_chat else "generate",
+        prompt_tokens=1,
+        max_tokens=request.sampling.max_tokens,
+        max_price=request.max_price,
+        least_stake=math.ceil(stake_cover * request.max_price),
+        without=frozenset({opened.client}),
+    )
