@@ -526,12 +526,8 @@ module cactus_mesh::cactus_payment {
 
     // --- administration -------------------------------------------------------------------------------------------
 
-    fun init_module(publisher: &signer) {
-        initialize(publisher);
-    }
-
     /// The publisher gets every office; it should hand them over to accounts that suit them.
-    public(package) fun initialize(publisher: &signer) {
+    fun init_module(publisher: &signer) {
         let admin = signer::address_of(publisher);
         vaults::initialize(publisher, APT);
         move_to(

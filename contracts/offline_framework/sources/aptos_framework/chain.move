@@ -8,6 +8,10 @@ module aptos_framework::chain_id {
         move_to(aptos_framework, ChainId { id });
     }
 
+    public(friend) fun set(id: u8) acquires ChainId {
+        borrow_global_mut<ChainId>(@aptos_framework).id = id;
+    }
+
     #[test_only]
     public fun initialize_for_test(aptos_framework: &signer, id: u8) {
         if (!exists<ChainId>(@aptos_framework)) initialize(aptos_framework, id);
@@ -88,11 +92,15 @@ module aptos_framework::genesis {
     use aptos_framework::primary_fungible_store;
     use aptos_framework::timestamp;
 
-    entry fun start(aptos_framework: &signer, id: u8, now_seconds: u64) {
-        chain_id::initialize(aptos_framework, id);
+    fun init_module(aptos_framework: &signer) {
+        chain_id::initialize(aptos_framework, 0);
         timestamp::set_time_has_started(aptos_framework);
-        timestamp::set_seconds(now_seconds);
         aptos_coin::initialize();
+    }
+
+    entry fun start(id: u8, now_seconds: u64) {
+        chain_id::set(id);
+        timestamp::set_seconds(now_seconds);
     }
 
     entry fun set_time(now_seconds: u64) {
