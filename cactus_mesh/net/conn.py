@@ -14,6 +14,7 @@ from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 
 from cactus_mesh.concurrency import first_of, open_service_nursery
 from cactus_mesh.errors import MeshError, PeerLost
+from cactus_mesh.net.buckets import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 MAX_STREAM_HANDLERS: Final = 64
 """Streams of one peer that are handled at once: calls share one, gossip has one, DHT queries are short."""
+ABOUTS_PER_SECOND: Final = 0.5
+ABOUTS_AT_ONCE: Final = 20
+"""Words of a peer about itself; they change when it gains or loses a relay or a network."""
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +55,7 @@ class MeshConn(INetConn):
         self.welcomed = trio.Event()
         self.over = trio.Event()
         self.failure: BaseException | None = None
+        self.words = TokenBucket.full(ABOUTS_PER_SECOND, ABOUTS_AT_ONCE, trio.current_time())
         self._streams: set[NetStream] = set()
         self._handling = 0
         self._calls: MeshStream | None = None

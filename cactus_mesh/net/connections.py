@@ -37,6 +37,8 @@ IDLE_SECONDS: Final = 120.0
 """Without a call, until a connection may give way to others."""
 KEPT_CONNECTIONS: Final = 32
 """Outgoing ones that stay, idle or not: enough neighbours for gossip and for looking things up."""
+DOUBLE_SECONDS: Final = 20.0
+"""After which two connections of one peer are known to live, both of them."""
 BAN_SECONDS: Final = 300.0
 MAX_BANS: Final = 1_024
 
@@ -157,6 +159,8 @@ class Connections:
     # --- keeping -------------------------------------------------------------------------------------------------
 
     def told(self, conn: MeshConn, about: About) -> None:
+        if not conn.words.take(trio.current_time()):
+            raise ProtocolViolation("it talks about itself without end")
         conn.about = about
         self._shared.book.learn(conn.session.peer, about.addresses)
         self.announce_change()
@@ -198,10 +202,30 @@ class Connections:
         return sorted(idle, key=lambda conn: conn.session.used_at)
 
     def _let_go(self) -> None:
-        """Connections made for a look-up are not kept for ever: they cost both sides, and a place at the other."""
+        """Close what nobody needs: relayed or double connections beside a direct one, and after a while those that
+        were made for a look-up: they cost both sides, and a place at the other."""
+        for conn in self._superfluous():
+            conn.end()
         outgoing = [conn for conn in self.all() if not conn.inbound]
         for conn in self._idle(outgoing, IDLE_SECONDS)[: max(len(outgoing) - KEPT_CONNECTIONS, 0)]:
             conn.end()
+
+    def _superfluous(self) -> list[MeshConn]:
+        """Idle connections of peers with a better one.  Of two direct ones both sides keep the one that the peer with
+        the smaller id made, once both have lasted."""
+        found = []
+        settled = time.time() - DOUBLE_SECONDS
+        for conns in self._by_peer.values():
+            direct = [conn for conn in conns if not is_relayed(conn)]
+            kept = [conn for conn in direct if self._made_by_smaller(conn) and conn.since <= settled]
+            for conn in conns:
+                worse = (is_relayed(conn) and direct) or (not self._made_by_smaller(conn) and kept)
+                if worse and conn.since <= settled and not conn.session.busy and not self.needed(conn):
+                    found.append(conn)
+        return found
+
+    def _made_by_smaller(self, conn: MeshConn) -> bool:
+        return conn.inbound == (conn.session.peer < self._shared.identity.peer_id)
 
     async def watch_over(self) -> None:
         """Ping everybody, for ever; close what has gone silent."""

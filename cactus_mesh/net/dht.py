@@ -18,6 +18,7 @@ from libp2p.io.exceptions import IncompleteReadError
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.kad_dht.routing_table import RoutingTable
 from libp2p.kad_dht.utils import sort_peer_ids_by_distance
+from libp2p.network.stream.exceptions import StreamEOF, StreamReset
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
@@ -212,7 +213,7 @@ class Dht:
             try:
                 with trio.fail_after(IDLE_SECONDS):
                     data = await read_varint_prefixed_bytes_limited(stream, MAX_QUERY_BYTES)
-            except (IncompleteReadError, EOFError, trio.TooSlowError):
+            except (IncompleteReadError, StreamEOF, StreamReset, trio.TooSlowError):
                 await stream.close()
                 return
             question = Message()

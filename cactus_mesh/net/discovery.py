@@ -88,6 +88,7 @@ class Discovery:
         self._retry_seconds: dict[str, float] = {}
         self._due: dict[str, float] = dict.fromkeys(shared.provided, trio.current_time())
         self._more = trio.Event()
+        self._table_grew = trio.Event()
 
     # --- records -------------------------------------------------------------------------------------------------
 
@@ -197,7 +198,8 @@ class Discovery:
                 await change.wait()
 
     def _hurry(self) -> None:
-        """There is somebody new to store our records: those that nobody stores yet are due now."""
+        """There is somebody new to ask, and to store our records: those that nobody stores yet are due now."""
+        self._table_grew.set()
         self._due.update(dict.fromkeys(self._retry_seconds, trio.current_time()))
         self._more.set()
 
@@ -205,8 +207,9 @@ class Discovery:
         own = ID.from_string(self._shared.identity.peer_id).to_bytes()
         pauses = iter(TABLE_PAUSES_SECONDS)
         while True:
-            while not self._dht.table.size():
-                await self._connections.next_change().wait()
+            if not self._dht.table.size():
+                self._table_grew = trio.Event()
+                await self._table_grew.wait()
             with trio.move_on_after(LOOKUP_SECONDS):
                 await self._dht.closest(own)
             await trio.sleep(next(pauses, TABLE_REFRESH_SECONDS))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -19,6 +18,7 @@ from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from cactus_mesh.errors import MessageTooLarge
 from cactus_mesh.identity import PeerId
+from cactus_mesh.net.buckets import TokenBucket
 from cactus_mesh.net.services import open_service
 from cactus_mesh.ports import Gossip
 
@@ -65,28 +65,6 @@ class Audience(Protocol):
     def hear(self, gossip: Gossip) -> GossipVerdict:
         """Judge *gossip* and, when it is accepted, deliver it."""
         ...
-
-
-@dataclass(slots=True)
-class TokenBucket:
-    """Allows *per_second* on average and a burst of *size*."""
-
-    per_second: float
-    size: float
-    tokens: float
-    filled_at: float
-
-    @classmethod
-    def full(cls, per_second: float, size: float, now: float) -> TokenBucket:
-        return cls(per_second, size, size, now)
-
-    def take(self, now: float) -> bool:
-        self.tokens = min(self.size, self.tokens + (now - self.filled_at) * self.per_second)
-        self.filled_at = now
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ from cactus_mesh.net.frames import MAX_ADDRESSES, About
 from cactus_mesh.net.gossip import open_gossip
 from cactus_mesh.net.greeting import Greetings
 from cactus_mesh.net.host import CALLS_PROTOCOL, BoundedPeerStore, MeshHost
+from cactus_mesh.net.reach import prefer_direct
 from cactus_mesh.net.relayed import Circuits
 from cactus_mesh.net.swarm import MeshSwarm
 
@@ -47,6 +48,7 @@ async def open_run(shared: Shared, listen: Sequence[Address]) -> AsyncIterator[R
         async with open_gossip(running.host, shared, running.connections.drop) as running.gossip:
             await nursery.start(_serve, running.swarm, listen)
             nursery.start_soon(running.connections.watch_over)
+            nursery.start_soon(prefer_direct, shared, running.connections, running.dialler.dial)
             if shared.settings.use_relays:
                 nursery.start_soon(running.circuits.keep_reservations)
             for topic in shared.listeners:
@@ -87,7 +89,7 @@ class RunningHost:
         self.relay = Relay(self.host, self.connections, limits) if shared.settings.serve_relay else None
         self.circuits = Circuits(self.swarm, self.host, self.connections, self._reach_relay, self._tell_everybody)
         self.host.own_addresses = self.addresses
-        self._dialler = Dialler(shared.identity.peer_id, self.swarm, nursery, self.circuits.dial, shared.attempted)
+        self.dialler = Dialler(shared.identity.peer_id, self.swarm, nursery, self.circuits.dial, shared.attempted)
 
     # --- reaching others -----------------------------------------------------------------------------------------
 
@@ -104,7 +106,7 @@ class RunningHost:
         self.connections.make_room()
         if not self._shared.book.addresses(peer):
             await self.discovery.find(peer)
-        return await self._dialler.dial(peer, self._shared.book.addresses(peer))
+        return await self.dialler.dial(peer, self._shared.book.addresses(peer))
 
     async def _reach_relay(self, relay: PeerId, endpoint: str) -> MeshConn:
         self._shared.book.learn(relay, [endpoint])

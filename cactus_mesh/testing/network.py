@@ -162,6 +162,8 @@ class _FakeCall:
             await trio.lowlevel.checkpoint()  # the caller is gone, so this handler's scope is already cancelled
 
     def finish(self, error: MeshError | None) -> None:
+        if self._lost.is_set():
+            return  # the connection ended first, and that is what the caller hears
         self._ends_at = self._arrival()
         self._error = None if error is None else from_wire(error.code, error.message, error.retry)
         self._items_in.close()
@@ -260,26 +262,27 @@ class FakeNetwork:
             call.leave()
 
     async def _answer(self, method: str, call: _FakeCall) -> None:
-        with call.scope:
-            await self._mesh.travel()
-            call.finish(await self._outcome(method, call))
+        error: MeshError | None = None
+        try:
+            with call.scope:
+                await self._mesh.travel()
+                await self._run(method, call)
+        except Exception as failure:
+            error = to_wire(failure)
+            log.info("a call failed", extra={"method": method, "peer": call.peer, "code": error.code}, exc_info=failure)
+        call.finish(error)
 
-    async def _outcome(self, method: str, call: _FakeCall) -> MeshError | None:
+    async def _run(self, method: str, call: _FakeCall) -> None:
         if method not in self._handlers:
-            return UnknownMethod(f"this peer does not serve {method!r}; its roles are {', '.join(self.roles)}")
+            raise UnknownMethod(f"this peer does not serve {method!r}; its roles are {', '.join(self.roles)}")
         handler, at_once = self._handlers[method]
         if self._running[method] >= at_once:
-            return Busy(f"{at_once} calls of {method!r} are running already; try again or ask another peer")
+            raise Busy(f"{at_once} calls of {method!r} are running already; try again or ask another peer")
         self._running[method] += 1
         try:
             await handler(call)
-        except Exception as error:
-            answer = to_wire(error)
-            log.info("a call failed", extra={"method": method, "peer": call.peer, "code": answer.code}, exc_info=error)
-            return answer
         finally:
             self._running[method] -= 1
-        return None
 
     async def ask(self, peer: PeerId, method: str, payload: bytes) -> bytes:
         async with self.call(peer, method, payload) as reply:

@@ -20,14 +20,16 @@ from libp2p.utils.varint import encode_varint_prefixed
 from multiaddr import Multiaddr
 
 from cactus_mesh.errors import NetworkFailed, PeerLost, PeerUnreachable
+from cactus_mesh.net import Limits
 from cactus_mesh.net import network as network_module
 from cactus_mesh.net.addresses import parse_address
 from cactus_mesh.net.connections import Connections
+from cactus_mesh.net.frames import About
 from cactus_mesh.net.host import CALLS_PROTOCOL, KAD_PROTOCOL
 from cactus_mesh.net.noise import MeshNoise
 from cactus_mesh.net.yamux import MeshYamux
 from tests.net.peers import PATIENCE_SECONDS, hello, identity, listening
-from tests.net.strangers import key_pair, open_forged_host, open_plain_host
+from tests.net.strangers import key_pair, open_forged_host, open_plain_host, open_raw_session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -109,6 +111,27 @@ async def test_junk_and_silence_at_the_listener_harm_nobody_else(victim: MeshNet
         await host.connect(info_from_p2p_addr(Multiaddr(victim.addresses()[0])))
     for stream in idle:
         await stream.aclose()
+
+
+async def test_those_who_came_and_went_leave_their_places(sockets: SocketMesh) -> None:
+    """The library gives a place back only when the host stops: after some hundred visits it lets nobody in."""
+    server = await sockets.join(1, "router", settings=listening(limits=Limits(inbound_connections=4)))
+    with trio.fail_after(PATIENCE_SECONDS):
+        for visitor in range(100, 112):
+            async with open_raw_session(visitor, server.addresses()[0]) as session:
+                await session.hello()
+            while server.peers():  # noqa: ASYNC110 - the port tells of arrivals only
+                await trio.sleep(0.01)
+
+
+async def test_a_peer_that_talks_about_itself_without_end_is_cut_off(victim: MeshNetwork) -> None:
+    async with open_raw_session(66, victim.addresses()[0]) as session:
+        await session.hello()
+        for _ in range(100):
+            session.machine.tell(About([], dht=False, relay=False))
+        session.flush()
+        while victim.peers():  # noqa: ASYNC110 - it is cut off
+            await trio.sleep(0.01)
 
 
 # 3. garbage on /meshsub stops the host, a message with a hashed author and a bad key stops pubsub even so

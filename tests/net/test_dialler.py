@@ -86,15 +86,23 @@ async def test_a_dial_that_nobody_waits_for_is_given_up(sockets: SocketMesh) -> 
         with trio.move_on_after(0.2):
             await client.connect(identity(1).peer_id, [f"/ip4/127.0.0.1/tcp/{silent}"])
         await trio.testing.wait_all_tasks_blocked()
-        assert not client._running._dialler._races
+        assert not client._running.dialler._races
 
 
-async def test_both_sides_may_dial_at_the_same_time(sockets: SocketMesh) -> None:
-    one, other = await sockets.join(1, "router"), await sockets.join(2, "router")
+async def test_both_sides_may_dial_at_once_and_one_connection_stays(
+    sockets: SocketMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cactus_mesh.net.connections.PING_SECONDS", 0.05)
+    monkeypatch.setattr("cactus_mesh.net.connections.DOUBLE_SECONDS", 0.1)
+    one = await sockets.join(1, "router", settings=listening())
+    other = await sockets.join(2, "router", settings=listening())
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one.connect, other.peer_id, other.addresses())
             nursery.start_soon(other.connect, one.peer_id, one.addresses())
+        for network in (one, other):
+            while len(list(network._running.connections.all())) > 1:  # noqa: ASYNC110 - the other one goes
+                await trio.sleep(0.01)
     assert len(one.peers()) == len(other.peers()) == 1
 
 

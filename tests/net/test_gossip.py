@@ -6,7 +6,8 @@ import pytest
 import trio
 
 from cactus_mesh.net import gossip, shared
-from cactus_mesh.net.gossip import MAX_GOSSIP_BYTES, TokenBucket
+from cactus_mesh.net.buckets import TokenBucket
+from cactus_mesh.net.gossip import MAX_GOSSIP_BYTES
 from tests.net.peers import PATIENCE_SECONDS
 
 if TYPE_CHECKING:

@@ -131,6 +131,27 @@ async def test_a_direct_address_is_preferred(sockets: SocketMesh) -> None:
         assert not (await client.connect(both.peer_id, list(reversed(both.addresses())))).relayed
 
 
+async def test_a_peer_reached_through_a_relay_is_soon_reached_directly(
+    sockets: SocketMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cactus_mesh.net.connections.PING_SECONDS", 0.1)
+    monkeypatch.setattr("cactus_mesh.net.connections.DOUBLE_SECONDS", 0.2)
+    with trio.fail_after(PATIENCE_SECONDS):
+        relay = await relay_at(sockets, 1)
+        settings = listening(bootstrap=tuple(relay.addresses()), use_relays=True)
+        both = await sockets.join(2, "orchestrator", settings=settings)
+        while len(both.addresses()) < 2:  # noqa: ASYNC110 - its reservation comes
+            await trio.sleep(0.01)
+        client = await sockets.join(3, "client", settings=listening())
+        (circuit,) = (address for address in both.addresses() if "p2p-circuit" in address)
+        assert (await client.connect(both.peer_id, [circuit])).relayed
+        while any(peer.relayed for peer in client.peers()):  # noqa: ASYNC110 - it has told us its direct address
+            await trio.sleep(0.01)
+        while len(list(client._running.connections.all())) > 2:  # noqa: ASYNC110 - relayed and double ones go
+            await trio.sleep(0.01)
+        assert {peer.peer for peer in client.peers()} == {relay.peer_id, both.peer_id}
+
+
 async def test_a_circuit_ends_with_its_budget(sockets: SocketMesh) -> None:
     with trio.fail_after(PATIENCE_SECONDS):
         relay = await relay_at(sockets, 1, limits=Limits(circuit_bytes=100_000))
