@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cactus_mesh.core.delegation import open_chain
+from cactus_mesh.core.delegation import continue_chain, open_chain
 from cactus_mesh.core.pricing import BPS
+from cactus_mesh.core.requests import open_request
 from cactus_mesh.errors import (
     ConsentRejected,
     DeadlinePassed,
@@ -19,7 +20,7 @@ from cactus_mesh.errors import (
     MessageMisdirected,
     MessageUnknownType,
 )
-from cactus_mesh.messages import MAX_CHAIN, MAX_CLOCK_SKEW_MS, Order, decode_order, encode_unsigned
+from cactus_mesh.messages import MAX_CHAIN, MAX_CLOCK_SKEW_MS, Assignment, Order, decode_order, encode_unsigned, unseal
 from tests.core.cases import (
     DEADLINE_MS,
     SECOND_DELEGATE,
@@ -28,6 +29,7 @@ from tests.core.cases import (
     WORKERS,
     chain_of,
     order_of,
+    sealed,
     sealed_request,
 )
 from tests.samples import CLIENT, DELEGATE, NOW_MS, ORCHESTRATOR, ROUTER, VALID_MS, consent, request
@@ -134,6 +136,18 @@ def test_links_of_another_chain_do_not_fit():
 def test_only_the_router_that_was_asked_assigns_a_request():
     with pytest.raises(MessageMisdirected):
         chain_of(0, assignment={"signer": STRANGER})
+
+
+def test_a_chain_is_continued_from_its_own_request_and_router_only():
+    order, other = order_of(1), order_of(0, body=request(max_price=100_000, nonce=b"x" * 16))
+    asked = open_request(order.request, THIS_CONTRACT, router=ROUTER.public_key, now_ms=SOON_MS)
+    ours, theirs = (unseal(each.assignment, Assignment, now_ms=None) for each in (order, other))
+    assert continue_chain(asked, ours, order.delegations, now_ms=None).worker == DELEGATE.public_key
+    with pytest.raises(DelegationRejected, match="for another request"):
+        continue_chain(asked, theirs, [], now_ms=None)
+    forged = sealed(ours.body, STRANGER, ORCHESTRATOR.public_key)
+    with pytest.raises(DelegationRejected, match="by another router"):
+        continue_chain(asked, forged, [], now_ms=None)
 
 
 def test_whoever_hands_an_order_over_must_have_signed_it_and_the_worker_be_meant():
