@@ -10,12 +10,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
+from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.ping import ID as PING
 from libp2p.identity.identify.identify import ID as IDENTIFY
 from libp2p.identity.identify_push.identify_push import ID_PUSH
+from libp2p.io.exceptions import IOException
 from libp2p.peer.peerstore import PeerStore
+from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
 from cactus_mesh.net.conn import connection_of
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
 CALLS_PROTOCOL: Final = cast("TProtocol", "/cactus/rpc/1")
 KAD_PROTOCOL: Final = cast("TProtocol", "/ipfs/kad/1.0.0")
+MAX_PROTOCOL_BYTES: Final = 1_024
 MAX_STORED_PEERS: Final = 2_048
 """Whose addresses came with DHT answers.  The routing table alone wants a few hundred of them."""
 STRANGER_PROTOCOLS: Final = frozenset({CALLS_PROTOCOL, KAD_PROTOCOL, IDENTIFY, PING})
@@ -67,6 +72,17 @@ class BoundedPeerStore(PeerStore):
                 self.peer_record_map.pop(peer, None)
 
 
+class BoundedCommunicator(MultiselectCommunicator):
+    """The library's reads a protocol's name of any length."""
+
+    async def read(self) -> str:
+        try:
+            line = await read_varint_prefixed_bytes_limited(self.read_writer, MAX_PROTOCOL_BYTES)
+            return line.decode().removesuffix("\n")
+        except (ParseError, IOException, UnicodeDecodeError) as error:
+            raise MultiselectCommunicatorError(f"no protocol was named: {error}") from error
+
+
 class MeshHost(BasicHost):
     """Protocol negotiation over a `MeshSwarm`."""
 
@@ -94,7 +110,12 @@ class MeshHost(BasicHost):
     async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
         """What every incoming stream runs in."""
         try:
-            await super()._swarm_stream_handler(net_stream)
+            words = BoundedCommunicator(net_stream)
+            protocol, handler = await self.multiselect.negotiate(words, int(HANDSHAKE_SECONDS))
+            assert protocol is not None
+            assert handler is not None
+            net_stream.set_protocol(protocol)
+            await handler(net_stream)
         except Exception as error:
             details = {"protocol": net_stream.get_protocol(), "peer": str(net_stream.muxed_conn.peer_id)}
             log.debug("a stream handler failed", extra=details, exc_info=error)
@@ -105,7 +126,7 @@ class MeshHost(BasicHost):
         """A new stream on this very connection.  Raises a `BaseLibp2pError`."""
         stream = await conn.muxed_conn.open_stream()
         try:
-            communicator = MultiselectCommunicator(stream)
+            communicator = BoundedCommunicator(stream)
             await self.multiselect_client.select_one_of([protocol], communicator, int(HANDSHAKE_SECONDS))
         except BaseException:
             with trio.CancelScope(shield=True):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from libp2p.abc import INetStream
 
 READ_BYTES: Final = 64 * 1024
+HANDSHAKE_BYTES: Final = 64 * 1024
+"""Read in single pieces, which only handshakes do: a few hundred bytes, before we know who is there."""
 _READS_BETWEEN_YIELDS: Final = 8
 
 
@@ -33,6 +35,7 @@ class Link(IRawConnection):
         self._address = address
         self._kind = kind
         self._ahead = b""
+        self._handshake_bytes = 0
 
     async def read(self, n: int | None = None) -> bytes:
         """At most *n* bytes, b"" at the end."""
@@ -42,6 +45,9 @@ class Link(IRawConnection):
         if n is not None and len(data) > n:
             self._ahead = data[n:]
             data = data[:n]
+        self._handshake_bytes += len(data)
+        if self._handshake_bytes > HANDSHAKE_BYTES:
+            raise ConnectionAbortedError("a handshake without end")
         return data
 
     async def read_some(self) -> bytes:

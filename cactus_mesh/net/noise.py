@@ -15,7 +15,7 @@ from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH, NoiseTransportReadWri
 from libp2p.security.noise.transport import Transport
 from libp2p.security.secure_session import SecureSession
 
-from cactus_mesh.net.links import Link
+from cactus_mesh.net.links import HANDSHAKE_BYTES, Link
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -84,6 +84,8 @@ class NoiseSession(SecureSession):
         """Exactly *n* bytes, as the library's session; what has come when *n* is None."""
         if n is None:
             return await self.read_some()
+        if n > HANDSHAKE_BYTES:
+            raise ConnectionClosedError("the other side announces a handshake without end")
         parts = b""
         while len(parts) < n:
             parts += await self.read_some()

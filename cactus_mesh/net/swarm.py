@@ -16,6 +16,8 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
+from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID
 from libp2p.transport.exceptions import SecurityUpgradeFailure
 from libp2p.transport.upgrader import TransportUpgrader
 
@@ -26,20 +28,19 @@ from cactus_mesh.net.hello import HELLO_SECONDS
 from cactus_mesh.net.links import SocketLink
 from cactus_mesh.net.noise import MeshNoise
 from cactus_mesh.net.sockets import accept_forever, connect, listen_on
-from cactus_mesh.net.yamux import MeshMuxer
+from cactus_mesh.net.yamux import MeshYamux
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from libp2p.abc import INetConn, INetStream, IPeerStore
+    from libp2p.abc import IMuxedConn, INetConn, INetStream, IPeerStore, ISecureConn
     from libp2p.crypto.keys import KeyPair
-    from libp2p.custom_types import TSecurityOptions
+    from libp2p.custom_types import TMuxerOptions, TProtocol, TSecurityOptions
     from libp2p.peer.id import ID
 
     from cactus_mesh.net.addresses import Address
     from cactus_mesh.net.links import Link
-    from cactus_mesh.net.yamux import MeshYamux
 
 HANDSHAKE_SECONDS: Final = 10.0
 """From a socket to an encrypted, multiplexed connection; a slow relay needs several round trips."""
@@ -79,6 +80,18 @@ class Greeter(Protocol):
     async def dial(self, peer: ID) -> INetConn:
         """A connection to *peer*, for the library's services.  Raises `MeshError`."""
         ...
+
+
+class MeshMuxer(MuxerMultistream):
+    """Negotiates Yamux and builds ours; the library's always builds its own."""
+
+    def __init__(self, negotiate_seconds: int) -> None:
+        options = {cast("TProtocol", PROTOCOL_ID): MeshYamux}
+        super().__init__(cast("TMuxerOptions", options), negotiate_seconds)
+
+    async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
+        return self._annotate_connection(MeshYamux(conn, peer_id, conn.is_initiator), conn, protocol)
 
 
 class MeshSwarm(Swarm):

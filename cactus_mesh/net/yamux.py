@@ -7,7 +7,7 @@ sent when half a window was read; receive windows and the number of streams are 
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import trio
 from libp2p.io.exceptions import ConnectionClosedError
@@ -18,7 +18,6 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamError,
     MuxedStreamReset,
 )
-from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import (
     DEFAULT_WINDOW_SIZE,
     FLAG_ACK,
@@ -29,7 +28,6 @@ from libp2p.stream_muxer.yamux.yamux import (
     GO_AWAY_PROTOCOL_ERROR,
     HEADER_SIZE,
     MAX_MESSAGE_SIZE,
-    PROTOCOL_ID,
     TYPE_DATA,
     TYPE_GO_AWAY,
     TYPE_PING,
@@ -43,8 +41,7 @@ from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.net.noise import NoiseSession
 
 if TYPE_CHECKING:
-    from libp2p.abc import IMuxedConn, ISecureConn
-    from libp2p.custom_types import TMuxerOptions, TProtocol
+    from libp2p.abc import ISecureConn
     from libp2p.peer.id import ID
 
 MAX_STREAMS: Final = 256
@@ -52,6 +49,11 @@ MAX_STREAMS: Final = 256
 BACKLOG_STREAMS: Final = 64
 """Opened by the peer and not yet looked at; more are reset."""
 MAX_WINDOW_BYTES: Final = 16 << 20
+"""That a peer can grant us."""
+MAX_FRAME_BYTES: Final = 1 << 20
+"""As large as the largest window that we grant."""
+MAX_UNREAD_BYTES: Final = 20 << 20
+"""Of all streams of one connection; a relay's, with its slowest circuits, comes to 16 MiB."""
 QUEUE_BYTES: Final = 256 * 1024
 """Queued behind a socket that takes no more, before writers wait."""
 MAX_QUEUE_BYTES: Final = 4 << 20
@@ -94,6 +96,8 @@ class MeshStream(YamuxStream):
         else:
             data = bytes(self._buffer)
             self._buffer.clear()
+        if not self.closed:
+            self.conn.unread_bytes -= size
         self._read_bytes += size
         if self._read_bytes >= self._window // 2:
             self._grant()
@@ -114,7 +118,8 @@ class MeshStream(YamuxStream):
     def take_in(self, data: bytes) -> None:
         """Data from the peer.  Raises `MuxedStreamError` beyond the window."""
         self.recv_window -= len(data)
-        if self.recv_window < 0:
+        self.conn.unread_bytes += len(data)
+        if self.recv_window < 0 or self.conn.unread_bytes > MAX_UNREAD_BYTES:
             raise MuxedStreamError("more than the receive window")
         self._buffer += data
         self._readable.set()
@@ -179,6 +184,7 @@ class MeshStream(YamuxStream):
     def _finish(self) -> None:
         if self.send_closed and self.recv_closed and not self.closed:
             self.closed = True
+            self.conn.unread_bytes -= len(self._buffer)
             self.conn.forget(self.stream_id)
 
 
@@ -188,6 +194,7 @@ class MeshYamux(Yamux):
     def __init__(self, secured_conn: ISecureConn, peer_id: ID, is_initiator: bool) -> None:
         super().__init__(secured_conn, peer_id, is_initiator)
         assert isinstance(secured_conn, NoiseSession)
+        self.unread_bytes = 0
         self._session = secured_conn
         self._arrived, self._arrivals = trio.open_memory_channel[MeshStream](BACKLOG_STREAMS)
         self._open: dict[int, MeshStream] = {}
@@ -218,7 +225,7 @@ class MeshYamux(Yamux):
             while end - at >= HEADER_SIZE:
                 version, kind, flags, stream_id, length = _HEADER.unpack_from(buffer, at)
                 if kind == TYPE_DATA and version == 0:
-                    if length > MAX_WINDOW_BYTES:
+                    if length > MAX_FRAME_BYTES:
                         self._break("a frame longer than any window")
                     if end - at - HEADER_SIZE < length:
                         break
@@ -380,15 +387,3 @@ class MeshYamux(Yamux):
             stream.tear()
         self._arrived.close()
         self._room.set()
-
-
-class MeshMuxer(MuxerMultistream):
-    """Negotiates Yamux and builds ours; the library's always builds its own."""
-
-    def __init__(self, negotiate_seconds: int) -> None:
-        options = {cast("TProtocol", PROTOCOL_ID): MeshYamux}
-        super().__init__(cast("TMuxerOptions", options), negotiate_seconds)
-
-    async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
-        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
-        return self._annotate_connection(MeshYamux(conn, peer_id, conn.is_initiator), conn, protocol)

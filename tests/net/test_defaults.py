@@ -29,10 +29,10 @@ from cactus_mesh.net.host import CALLS_PROTOCOL, KAD_PROTOCOL
 from cactus_mesh.net.noise import MeshNoise
 from cactus_mesh.net.yamux import MeshYamux
 from tests.net.peers import PATIENCE_SECONDS, hello, identity, listening
-from tests.net.strangers import key_pair, open_forged_host, open_plain_host, open_raw_session
+from tests.net.strangers import key_pair, open_forged_host, open_plain_host, open_raw_connection, open_raw_session
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from cactus_mesh.net.network import MeshNetwork
     from cactus_mesh.net.yamux import MeshStream
@@ -111,6 +111,27 @@ async def test_junk_and_silence_at_the_listener_harm_nobody_else(victim: MeshNet
         await host.connect(info_from_p2p_addr(Multiaddr(victim.addresses()[0])))
     for stream in idle:
         await stream.aclose()
+
+
+async def test_a_handshake_without_end_is_cut_off(victim: MeshNetwork) -> None:
+    """The library reads a protocol's name of any announced length, from anybody."""
+    port = parse_address(victim.addresses()[0]).port
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    with pytest.raises(trio.BrokenResourceError):
+        await without_end(stream.send_all)
+    await stream.aclose()
+
+
+async def test_a_protocol_name_without_end_is_cut_off(victim: MeshNetwork) -> None:
+    async with open_raw_connection(66, victim.addresses()[0]) as mux:
+        stream = await mux.open_stream()
+        with pytest.raises(MuxedStreamError):
+            await without_end(stream.write)
+
+
+async def without_end(write: Callable[[bytes], Awaitable[None]]) -> None:
+    while True:
+        await write(b"\xff\xff\xff\x7f" + bytes(60_000))
 
 
 async def test_those_who_came_and_went_leave_their_places(sockets: SocketMesh) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.lowlevel
 from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.io.exceptions import ConnectionClosedError
@@ -120,6 +121,29 @@ async def test_more_than_the_receive_window_ends_the_connection(muxed: Pair) -> 
     _, theirs = await opened(muxed)
     for _ in range(5):
         muxed[0].post(TYPE_DATA, 0, theirs.stream_id, 60_000, bytes(60_000))
+    await muxed[1].event_closed.wait()
+
+
+async def test_unread_bytes_are_bounded_over_all_streams(muxed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [await opened(muxed) for _ in range(3)]
+    for ours, theirs in pairs:
+        await ours.write(bytes(200_000))
+        assert len(await read_exactly(theirs, 200_000)) == 200_000
+        await ours.write(bytes(200_000))
+    await pairs[0][0].close()
+    await pairs[0][1].close()
+    assert len(await read_exactly(pairs[0][1], 200_000)) == 200_000
+    while muxed[1].unread_bytes < 400_000:
+        await trio.lowlevel.checkpoint()
+    assert muxed[1].unread_bytes == 400_000
+    monkeypatch.setattr(yamux, "MAX_UNREAD_BYTES", 500_000)
+    await (await muxed[0].open_stream()).write(bytes(200_000))
+    await muxed[1].event_closed.wait()
+
+
+async def test_a_frame_longer_than_any_window_is_refused_by_its_header(muxed: Pair) -> None:
+    _, theirs = await opened(muxed)
+    muxed[0].post(TYPE_DATA, 0, theirs.stream_id, 2 << 20)
     await muxed[1].event_closed.wait()
 
 
