@@ -41,8 +41,9 @@ def test_a_hello_is_its_senders_and_for_us() -> None:
         open_hello(sealed(), OURS, sender=them, recipient=them, now_ms=NOW_MS)
     with pytest.raises(MessageExpired, match="clocks"):
         open_hello(sealed(), OURS, sender=them, recipient=us, now_ms=NOW_MS + 3_600_000)
+    forged = sealed()
     with pytest.raises(MessageBadSignature):
-        open_hello(sealed()[:-1] + b"\x00", OURS, sender=them, recipient=us, now_ms=NOW_MS)
+        open_hello(forged[:-1] + bytes([forged[-1] ^ 1]), OURS, sender=them, recipient=us, now_ms=NOW_MS)
 
 
 @pytest.mark.parametrize(
