@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cactus_mesh.ports import ServerView
 
 MAX_REMEMBERED_TASKS: Final = 100_000
-"""Task ids kept until their deadline, against being made to do one task twice."""
+"""Kept until their deadline, against being made to do one task twice by one router."""
 DELEGATE_DEADLINE_MS: Final = 250
 """How much earlier a delegate must be done, so that its result still travels up the chain in time."""
 
@@ -147,7 +147,7 @@ class Slots:
         self._limit: dict[Place, int] = {"engine": engine_slots, "delegate": policy.delegated_slots}
         self._deepest = min(policy.deepest_chain, MAX_CHAIN)
         self._running: dict[_TaskKey, Place] = {}
-        self._remembered: Seen[_TaskKey] = Seen(MAX_REMEMBERED_TASKS)
+        self._given: Seen[tuple[_TaskKey, PublicKey]] = Seen(MAX_REMEMBERED_TASKS)
         self._draining = False
 
     @property
@@ -163,13 +163,16 @@ class Slots:
         task = _key(chain)
         if self._draining:
             raise Draining("this orchestrator is shutting down; ask another one")
-        if task in self._running or self._remembered.has(task, now_ms):
+        # a client whose router died asks another one, which may well choose this orchestrator again
+        if self._given.has((task, chain.router), now_ms):
             raise DuplicateTask("this orchestrator has been given this task before")
+        if task in self._running:
+            raise Busy("this orchestrator is still at work on this task for another router; ask another one")
         place = self._free_place(chain)
         if place is None:
             raise Busy(f"all {self.load.slots} slots of this orchestrator are taken; ask another one")
         self._running[task] = place
-        self._remembered.add(task, chain.done_by_ms, now_ms)
+        self._given.add((task, chain.router), chain.done_by_ms, now_ms)
         return place
 
     def _free_place(self, chain: Chain) -> Place | None:

@@ -167,11 +167,12 @@ def task(number, depth=0, client=None, **changes):
 class FakeChain:
     """Stands in for a `Chain`: thousands of signatures would slow the machine test down for nothing."""
 
-    def __init__(self, task_id, depth, client, done_by_ms=DEADLINE_MS):
+    def __init__(self, task_id, depth, client, router=b"router", done_by_ms=DEADLINE_MS):
         self.request = self
         self.consent = self
         self.task_id = task_id
         self.client = PublicKey(client)
+        self.router = PublicKey(router)
         self.delegations = (None,) * depth
         self.done_by_ms = done_by_ms
 
@@ -219,6 +220,15 @@ def test_no_task_is_done_twice_while_it_could_still_be_asked_for():
     assert slots.take(task(0), now_ms=DEADLINE_MS) == "engine"
 
 
+def test_a_client_whose_router_died_may_come_again_through_another():
+    slots = Slots(2, Policy())
+    slots.take(task(0), now_ms=SOON_MS)
+    with pytest.raises(Busy, match="still at work on this task"):
+        slots.take(task(0, router=b"second"), now_ms=SOON_MS)
+    slots.release(task(0))
+    assert slots.take(task(0, router=b"second"), now_ms=SOON_MS) == "engine"
+
+
 def test_nobody_can_use_up_another_clients_task_id():
     slots = Slots(2, Policy())
     slots.take(task(0, client=b"thief"), now_ms=SOON_MS)
@@ -242,9 +252,9 @@ def test_memory_of_past_tasks_is_bounded(monkeypatch):
     for n in range(20):
         slots.take(task(n), now_ms=SOON_MS)
         slots.release(task(n))
-    assert len(slots._remembered) == 5
+    assert len(slots._given) == 5
     slots.take(task(99), now_ms=DEADLINE_MS)  # by now nothing of all this could come again
-    assert len(slots._remembered) == 0
+    assert len(slots._given) == 0
 
 
 class AnyOrder(RuleBasedStateMachine):
