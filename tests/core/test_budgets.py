@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hypothesis.strategies import data, integers, sampled_from
 
@@ -76,4 +77,5 @@ class AnyOrder(RuleBasedStateMachine):
         assert all(self.promised._by_client.values())
 
 
+AnyOrder.TestCase.settings = settings(max_examples=40, deadline=None)
 TestAnyOrder = AnyOrder.TestCase

@@ -249,7 +249,7 @@ def outcome_of(call, *arguments, **options):
         return type(error), error.message
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(puts=puts, wanted=needs, spread=st.sampled_from([0.0, 0.1, 2.0]))
 def test_the_index_ranks_as_the_plain_function_does(puts, wanted, spread):
     weights, index, known = Weights(spread=spread), Index(Weights(spread=spread)), {}
@@ -262,7 +262,7 @@ def test_the_index_ranks_as_the_plain_function_does(puts, wanted, spread):
     assert outcome_of(index.rank, need(**wanted)) == outcome_of(rank, everybody, need(**wanted), weights)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(puts=puts)
 def test_nothing_is_left_of_what_was_taken_out(puts):
     index = Index(EVEN)

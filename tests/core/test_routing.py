@@ -384,5 +384,5 @@ class AnyEvents(RuleBasedStateMachine):
             assert len(self.of(Succeed, Fail)) == 1
 
 
-AnyEvents.TestCase.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+AnyEvents.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
 TestAnyEvents = AnyEvents.TestCase
