@@ -1,6 +1,6 @@
 """Who should serve a task: a pure ranking by stake, success rate, compute-time history, latency, load and price.
 
-Decides the order and, when nobody is left, says why.  The weights are documented in docs/operating/router.md and can
+Decides the order and, when nobody is left, says why.  The weights are documented in docs/operating.md and can
 be changed in the configuration.  `Index` gives the same order as `rank` without looking at everybody.
 """
 
