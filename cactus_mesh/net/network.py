@@ -93,13 +93,14 @@ class MeshNetwork:
                     listen = running.bound()  # the next one listens on the same ports
                     self._running = running
                     self._started.set()
-                    task_status.started() if first else None
-                    first = False
+                    if first:
+                        task_status.started()
+                        first = False
                     await trio.sleep_forever()
             except Exception as crash:
                 if first:
                     raise
-                self._note_crash(crashes, crash)
+                self._note_crash(crashes, crash)  # a group with a cancellation in it is the end, not a crash
             finally:
                 self._running = None
                 self._started = trio.Event()
