@@ -42,11 +42,7 @@ module cactus_mesh::vaults {
     }
 
     public(package) fun of_client(account: address): address acquires Root {
-        address_of(CLIENT, account)
-    }
-
-    public(package) fun of_stake(operator: address): address acquires Root {
-        address_of(STAKE, operator)
+        object::create_object_address(&borrow_global<Root>(@cactus_mesh).address, seed(CLIENT, account))
     }
 
     /// Create the vault `of_client`; its signer may keep a record there.
@@ -54,7 +50,7 @@ module cactus_mesh::vaults {
         open(CLIENT, account)
     }
 
-    /// Create the vault `of_stake`; its signer may keep a record there.
+    /// Create the vault of a stake, named after its first operator; its signer may keep a record there.
     public(package) fun open_for_stake(operator: address): signer acquires Root {
         open(STAKE, operator)
     }
@@ -62,10 +58,6 @@ module cactus_mesh::vaults {
     fun seed(kind: vector<u8>, owner: address): vector<u8> {
         vector::append(&mut kind, bcs::to_bytes(&owner));
         kind
-    }
-
-    fun address_of(kind: vector<u8>, owner: address): address acquires Root {
-        object::create_object_address(&borrow_global<Root>(@cactus_mesh).address, seed(kind, owner))
     }
 
     fun open(kind: vector<u8>, owner: address): signer acquires Root {
@@ -80,10 +72,6 @@ module cactus_mesh::vaults {
     /// Whether `account` has `amount` in its primary store.
     public(package) fun has_coins(account: address, amount: u64): bool acquires Root {
         primary_fungible_store::balance(account, borrow_global<Root>(@cactus_mesh).asset) >= amount
-    }
-
-    public(package) fun balance(vault: address): u64 {
-        fungible_asset::balance(store_of(vault))
     }
 
     /// Coins of `payer` go into a vault.
@@ -107,6 +95,11 @@ module cactus_mesh::vaults {
 
     fun store_of(vault: address): Object<FungibleStore> {
         object::address_to_object<FungibleStore>(vault)
+    }
+
+    #[test_only]
+    public fun balance_for_test(vault: address): u64 {
+        fungible_asset::balance(store_of(vault))
     }
 
     #[test_only]

@@ -416,7 +416,7 @@ module cactus_mesh::payment_tests {
         cactus_payment::request_withdrawal(&acting(&world.client), COIN);
         let (deposit, escrowed, withdrawing) = cactus_payment::money_of(world.client.address);
         assert!(deposit == 9 * COIN - 10_000 && escrowed == 10_000 && withdrawing == COIN, 0);
-        assert!(vaults::balance(vaults::of_client(world.client.address)) == 10 * COIN, 1);
+        assert!(vaults::balance_for_test(vaults::of_client(world.client.address)) == 10 * COIN, 1);
     }
 
     // --- administration --------------------------------------------------------------------------------------------------
@@ -1586,7 +1586,7 @@ module cactus_mesh::payment_tests {
         assert!(stake == 0 && unbonding == COIN - SLASH, 0);
         timestamp::fast_forward_seconds(604_800);
         cactus_payment::withdraw_stake(&owner, operator);
-        assert!(vaults::balance(cactus_payment::stake_vault_for_test(operator)) == 0, 1);
+        assert!(vaults::balance_for_test(cactus_payment::stake_vault_for_test(operator)) == 0, 1);
     }
 
     #[test]

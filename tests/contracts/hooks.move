@@ -1,5 +1,6 @@
 /// Doors for the differential test, which runs the contract in a Move VM that publishes at 0x1 only.
 module cactus_mesh::hooks {
+    use std::bcs;
     use std::option::Option;
     use std::vector;
     use aptos_framework::fungible_asset::{Self, FungibleStore, Metadata};
@@ -59,7 +60,7 @@ module cactus_mesh::hooks {
             let coins = primary_fungible_store::balance(account, object::address_to_object<Metadata>(@0xa));
             vector::push_back(&mut all.coins, coins);
             vector::push_back(&mut all.client_vaults, held(vaults::of_client(account)));
-            vector::push_back(&mut all.stake_vaults, held(vaults::of_stake(account)));
+            vector::push_back(&mut all.stake_vaults, held(stake_vault(account)));
         };
         for (i in 0..vector::length(&task_ids)) {
             let (client, task_id) = (*vector::borrow(&task_clients, i), *vector::borrow(&task_ids, i));
@@ -124,7 +125,10 @@ module cactus_mesh::hooks {
 
     #[view]
     public fun stake_vault(account: address): address {
-        vaults::of_stake(account)
+        let root = object::create_object_address(&@cactus_mesh, b"cactus_payment");
+        let seed = b"stake";
+        vector::append(&mut seed, bcs::to_bytes(&account));
+        object::create_object_address(&root, seed)
     }
 
     #[view]

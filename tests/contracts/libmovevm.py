@@ -1,9 +1,9 @@
 """A child process around the Move VM library: one JSON request a line, one JSON answer a line.
 
 ``{"load": [paths]}`` publishes modules at 0x1; ``{"call": {sender, module, function, arguments}}`` runs an entry
-function and answers ``{"events": [[type, data]...]}`` or ``{"error": text}``; ``{"view": {...}}`` answers
-``{"value": ...}``; ``{"mark": 0}`` remembers the state and ``{"reset": 0}`` returns to it; ``{"abi": path}`` decodes a
-module.  Addresses and arguments (BCS) are hex.
+function and answers ``{"events": [[type, data]...]}`` or ``{"error": text, "wrote": bool}``; ``{"view": {...}}``
+answers ``{"value": ...}``; ``{"mark": 0}`` remembers the state and ``{"reset": 0}`` returns to it; ``{"abi": path}``
+decodes a module.  Addresses and arguments (BCS) are hex.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class Vm:
         self._kept: dict[bytes, bytes] = {}
         self._marked: dict[bytes, bytes] = {}
         self._calls = 0
+        self.writes = 0
         gas = c.POINTER(c.c_uint64)
         library.new_unmanaged_vector.restype = ffi.UnmanagedVector
         library.new_unmanaged_vector.argtypes = [c.c_bool, c.c_char_p, c.c_size_t]
@@ -116,10 +117,12 @@ class Vm:
 
     def _write(self, _: Any, key: Slice, value: Slice, error: Any) -> int:
         self._kept[_bytes(key)] = _bytes(value)
+        self.writes += 1
         return 0
 
     def _remove(self, _: Any, key: Slice, error: Any) -> int:
         self._kept.pop(_bytes(key), None)
+        self.writes += 1
         return 0
 
     def _refuse(self, *_: Any) -> int:
@@ -236,10 +239,11 @@ def answer(vm: Vm, request: dict[str, Any]) -> dict[str, Any]:
 def main(path: str) -> None:
     vm = Vm(path)
     for line in sys.stdin:
+        before = vm.writes
         try:
             reply = answer(vm, json.loads(line))
         except MoveError as error:
-            reply = {"error": str(error)}
+            reply = {"error": str(error), "wrote": vm.writes != before}
         print(json.dumps(reply), flush=True)
 
 

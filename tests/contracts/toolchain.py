@@ -1,8 +1,8 @@
 """The Move compiler and the Move VM for machines without the Aptos CLI: fetched, checked, and run in child processes.
 
-They are two shared libraries of the npm package `@initia/builder.js`, whose licence (BUSL-1.1) permits this use in tests
-only: they are kept in the user's cache, never in the repository, never in what is installed.  A crash of a library ends
-its child process and fails the test that asked.
+They are two shared libraries of the npm package `@initia/builder.js`, whose licence (BUSL-1.1) permits this use in
+tests only: they are kept in the user's cache, never in the repository, never in what is installed.  A crash of a
+library ends its child process and fails the test that asked.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ REQUIRED: Final = os.environ.get("CACTUS_REQUIRE_MOVE") == "1"
 FETCH_SECONDS: Final = 300
 RUN_SECONDS: Final = 300
 ROOT: Final = Path(__file__).parents[2]
+ENVIRONMENT: Final = os.environ | {"RUST_BACKTRACE": "0", "RUST_LIB_BACKTRACE": "0"}
+"""A backtrace with every abort would take 50 ms each."""
 CONTRACTS: Final = ROOT / "contracts"
 ADDRESS: Final = "0x" + "cac7" * 16
 """The dev-address of contracts/Move.toml."""
@@ -142,7 +144,9 @@ class CompilerFailed(Exception):
 def compiler(tools: Toolchain, command: str, package: Path, *options: str) -> str:
     """What the compiler printed for build, test, coverage or docs.  Raises `CompilerFailed`."""
     child = [sys.executable, "-m", "tests.contracts.libcompiler", str(tools.compiler), command, str(package), *options]
-    done = subprocess.run(child, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
+    done = subprocess.run(
+        child, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False
+    )
     if done.returncode:
         raise CompilerFailed(f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cactus_mesh.identity import Address
 from cactus_mesh.ledger.values import address_bytes, encode
-from tests.contracts.toolchain import ROOT, Toolchain, compiler, vm_package
+from tests.contracts.toolchain import ENVIRONMENT, ROOT, Toolchain, compiler, vm_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,12 +23,13 @@ _ABORTED = re.compile(r"location=0*1::(\w+), code=(\d+)")
 
 
 class MoveAbort(Exception):
-    """An entry ended with *code* in *module*."""
+    """An entry ended with *code* in *module*; *wrote* would mean that it changed the state nevertheless."""
 
-    def __init__(self, module: str, code: int) -> None:
+    def __init__(self, module: str, code: int, wrote: bool) -> None:
         super().__init__(f"{module}: {code:#x}")
         self.module = module
         self.code = code
+        self.wrote = wrote
 
 
 class VmFailed(Exception):
@@ -58,7 +59,7 @@ class MoveVm:
         aborted = _ABORTED.search(reply["error"])
         if aborted is None:
             raise VmFailed(reply["error"])
-        raise MoveAbort(aborted[1], int(aborted[2]))
+        raise MoveAbort(aborted[1], int(aborted[2]), reply["wrote"])
 
     def call(
         self, sender: str, module: str, function: str, types: Sequence[str], values: Sequence[Any]
@@ -88,7 +89,9 @@ def build(tools: Toolchain, folder: Path) -> list[Path]:
 def open_vm(tools: Toolchain, modules: list[Path], *, chain_id: int, now: int) -> Iterator[MoveVm]:
     """A VM with the contract as it is after publication by 0x1; `reset` returns to that."""
     command = [sys.executable, "-m", "tests.contracts.libmovevm", str(tools.vm)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         vm = MoveVm(process)
         vm.ask("load", [str(path) for path in modules])
         vm.call(CONTRACT, "genesis", "start", ("u8", "u64"), (chain_id, now))

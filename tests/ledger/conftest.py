@@ -4,12 +4,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.contracts.fixtures import modules, tools, vm
 from tests.ledger.stage import Stage, open_fake_stage, open_rest_stage
 from tests.ledger.world import World, new_world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+__all__ = ["modules", "tools", "vm"]
 
 
 @pytest.fixture

@@ -8,14 +8,13 @@ compared: outcome, abort code, events, all views of everybody and of all tasks, 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import random
-import types
-import typing
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from cactus_mesh.identity import Address
 from cactus_mesh.ledger import rules
 from cactus_mesh.ledger.contract import ENTRY_TYPES, MODULE, VIEW_TYPES
 from cactus_mesh.ledger.rules import Abort, State, Tx
@@ -24,7 +23,9 @@ from tests.contracts.vm import CONTRACT, MoveAbort, MoveVm
 from tests.ledger.operations import ACCOUNTS, CHAIN_ID, START, Operation, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from cactus_mesh.identity import Address
 
 SEQUENCE_LENGTH: Final = 90
 """Long enough for tasks, disputes and withdrawals to run their course, short enough to shrink in seconds."""
@@ -46,19 +47,22 @@ class Outcome:
 
 
 def new_state() -> State:
-    return rules.init(CHAIN_ID, CONTRACT, CONTRACT)
+    state = rules.init(CHAIN_ID, CONTRACT, CONTRACT)
+    state.take_journal()
+    return state
 
 
 def run_python(state: State, operation: Operation) -> Outcome:
     if operation.entry == "mint":
         rules.mint(state, *operation.arguments)
+        state.take_journal()
         return Outcome(None, [])
     try:
         events = rules.ENTRIES[operation.entry](state, Tx(operation.sender, operation.now), *operation.arguments)
     except Abort as abort:
+        assert not state.take_journal(), "an abort left a trace"
         return Outcome(abort.code.number, [])
-    finally:
-        state.take_journal()
+    state.take_journal()
     return Outcome(None, [(type(event).__name__, vm_json(event)) for event in events])
 
 
@@ -70,8 +74,8 @@ def run_move(vm: MoveVm, operation: Operation) -> Outcome:
     try:
         events = vm.call(operation.sender, MODULE, operation.entry, types_, operation.arguments)
     except MoveAbort as abort:
-        if abort.module != MODULE:
-            raise Mismatch(f"{operation} aborted in {abort}, not in {MODULE}") from abort
+        if abort.module != MODULE or abort.wrote:
+            raise Mismatch(f"{operation} aborted in {abort}, and wrote: {abort.wrote}") from abort
         return Outcome(abort.code, [])
     return Outcome(None, events)
 
@@ -168,6 +172,8 @@ class Comparison:
         ours, theirs = run_python(self.state, operation), run_move(self.vm, operation)
         _same(operation, "abort code", ours.code, theirs.code)
         _same(operation, "events", ours.events, theirs.events)
+        if ours.code is not None:
+            return  # neither side wrote anything, so all that was equal still is
         subjects = Subjects.of(self.state, operation)
         _same(operation, "state", look_python(self.state, subjects), look_move(self.vm, subjects))
         self._invariants(operation, frozen, ours)
@@ -278,23 +284,22 @@ def shrink(sequence: list[Operation], still_fails: Callable[[list[Operation]], o
         size //= 2
 
 
-def mutated(module: types.ModuleType, function: str, old: str, new: str) -> typing.ContextManager[None]:
-    """Within the block *function* of *module* has *new* where its source has *old*."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def planted() -> typing.Iterator[None]:
-        import inspect
-
-        before, entry = getattr(module, function), rules.ENTRIES.get(function)
-        source = inspect.getsource(inspect.unwrap(before))
-        assert source.count(old) == 1
-        exec(compile("from __future__ import annotations\n" + source.replace(old, new), "mutant", "exec"), vars(module))
-        try:
-            yield
-        finally:
-            setattr(module, function, before)
-            if entry is not None:
-                rules.ENTRIES[function] = entry
-
-    return planted()
+@contextmanager
+def mutated(module: Any, function: str, old: str, new: str) -> Iterator[None]:
+    """Within the block *function* of *module* has *new* where its source has *old*, for whoever imported it too."""
+    before, entry = getattr(module, function), rules.ENTRIES.get(function)
+    users = [each for each in vars(rules).values() if inspect.ismodule(each) and vars(each).get(function) is before]
+    source = inspect.getsource(inspect.unwrap(before))
+    assert source.count(old) == 1
+    code = compile("from __future__ import annotations\n" + source.replace(old, new), "mutant", "exec")
+    exec(code, vars(module))
+    mutant = getattr(module, function)
+    try:
+        for user in users:
+            setattr(user, function, mutant)
+        yield
+    finally:
+        for user in users:
+            setattr(user, function, before)
+        if entry is not None:
+            rules.ENTRIES[function] = entry

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +13,9 @@ from tests.contracts.vm import CONTRACT
 from tests.ledger.world import COIN, person, task_id
 
 if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterator
+
     from cactus_mesh.ledger.rules.state import State
 
 CHAIN_ID: Final = 203
@@ -133,6 +134,11 @@ class Writer:
     def _amount(self, most: int = 12 * COIN) -> int:
         return self._one(0, 1, COIN, U64_MAX, *[self.rng.randint(0, most) for _ in range(6)])
 
+    def _worker(self) -> Identity:
+        """Usually one that is registered."""
+        known = [each for each in OPERATORS if each.address in self.state.orchestrators]
+        return self._one(*known) if known and self._well(0.9) else self._one(*OPERATORS)
+
     def _bytes(self, good: bytes) -> bytes:
         return good if self._well(0.96) else self._one(b"", b"short", good + b"x")
 
@@ -199,13 +205,13 @@ class Writer:
         return [(owner.address, "register_orchestrator", (key, signature, self._amount()), ())]
 
     def _operator(self) -> Calls:
-        old, new = self._one(*OPERATORS), self._one(*OPERATORS)
+        old, new = self._worker(), self._one(*OPERATORS)
         owner = self._owner(old)
         signature = self._signature(new, OperatorConsent(CHAIN_ID, CONTRACT, Address(owner), new.address).to_bcs())
         return [(owner, "set_operator", (old.address, self._bytes(new.public_key), signature), ())]
 
     def _stake(self) -> Calls:
-        operator = self._one(*OPERATORS)
+        operator = self._worker()
         entry = self._one("add_stake", "request_unstake", "request_unstake", "cancel_unstake", "withdraw_stake")
         amount = (self._amount(COIN // 2),) if entry in ("add_stake", "request_unstake") else ()
         times = 9 if entry == "request_unstake" and self.rng.random() < 0.04 else 1
@@ -229,7 +235,7 @@ class Writer:
 
     def _consent(self, client: Identity, router: Identity, number: int, price: int) -> tuple[TaskConsent, bytes]:
         nonce = number if self._well(0.97) else self.rng.randint(1, TASKS)
-        expires_at = self.now + self._one(0, 0, 10, 10**6, -1)
+        expires_at = self.now + (self._one(0, 0, 10, 10**6) if self._well(0.95) else -1)
         consent = TaskConsent(
             CHAIN_ID, CONTRACT, client.address, router.address, task_id(number), nonce, price, expires_at
         )
@@ -263,10 +269,10 @@ class Writer:
 
     def _create(self) -> Calls:
         router, client = self._one(*ROUTERS), self._one(*CLIENTS)
-        number, operator = self.rng.randint(1, TASKS), self._one(*OPERATORS[:2], *OPERATORS)
+        number, operator = self.rng.randint(1, TASKS), self._worker()
         consent, signature = self._consent(client, router, number, self._price())
-        accept_by = self.now + self._one(0, 60, 60, 60, -1)
-        done_by = self.now + self._one(60, 600, 600, 3_600, 3_601, 0)
+        accept_by = self.now + (self._one(0, 60) if self._well(0.96) else -1)
+        done_by = self.now + (self._one(60, 600, 3_600) if self._well(0.95) else self._one(0, 3_601))
         arguments = (
             client.address, consent.task_id if self._well(0.97) else b"short", consent.nonce, consent.max_price,
             consent.expires_at, signature, operator.address, accept_by, done_by,
@@ -305,7 +311,7 @@ class Writer:
         rows, keys = [], []
         for _ in range(count):
             client, number = self._one(*CLIENTS), self.rng.randint(1, TASKS)
-            operator = self._one(*OPERATORS[:2], *OPERATORS)
+            operator = self._worker()
             consent, consent_signature = self._consent(client, router, number, self._price())
             claim, claim_signature = self._claim(client.address, router, number, operator)
             given = consent.task_id if self._well(0.98) else b""
@@ -341,7 +347,7 @@ class Writer:
             "contest_dispute": (self._bytes(b"a" * 32),),
             "resolve_dispute": (self._well(0.5),),
         }
-        sender = signers.get(entry, self._somebody()) if self._well(0.93) else self._somebody()
+        sender = signers.get(entry, self._somebody()) if self._well(0.88) else self._somebody()
         return [(sender, entry, (*key, *last.get(entry, ())), (key,))]
 
     def _owner_of_signed(self, operator: Identity) -> str:
@@ -353,7 +359,7 @@ class Writer:
     def _equivocation(self) -> Calls:
         key, router, operator = self._known_task()
         if self._well(0.5):
-            operator = self._one(*OPERATORS)
+            operator = self._worker()
         number = int.from_bytes(key.task_id)
         rows = []
         for result in (1, self._one(2, 2, 2, 1)):

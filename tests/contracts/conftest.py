@@ -1,0 +1,3 @@
+from tests.contracts.fixtures import modules, tools, vm
+
+__all__ = ["modules", "tools", "vm"]
