@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from cactus_mesh.core.routing import MAX_CHARACTERS_PER_TOKEN
 from cactus_mesh.errors import ProtocolViolation
 from cactus_mesh.identity import peer_id
 from cactus_mesh.messages import Accepted, Chunk, Done, Progress
@@ -166,7 +167,8 @@ class Stream:
     async def _take_chunk(self, chunk: Chunk) -> None:
         wanted = self._ask.sampling.max_tokens
         in_place = chunk.start == len(self.token_ids) and chunk.task_id == self._ask.task_id
-        if not in_place or len(self.token_ids) + len(chunk.token_ids) > wanted:
+        fits = 0 < len(chunk.token_ids) <= wanted - len(self.token_ids)
+        if not (in_place and fits and len(chunk.text) <= len(chunk.token_ids) * MAX_CHARACTERS_PER_TOKEN):
             raise ProtocolViolation("the router sent tokens that do not follow on those before; ask again")
         self.token_ids += chunk.token_ids
         self.text.append(chunk.text)

@@ -89,6 +89,7 @@ class Directory:
         self._silent: dict[PeerId, int] = {}
         self._rtts: dict[PublicKey, float] = {}
         self._under_way: dict[PublicKey, int] = {}
+        self._full: dict[PublicKey, int] = {}
         self._routers = _AuthorisedRouters(ledger, clock)
         self._work, self._to_examine = trio.open_memory_channel[PublicKey](PEERS_TO_EXAMINE)
         self._topics = _Topics(network, name, self.hear)
@@ -117,6 +118,13 @@ class Directory:
         if not self._under_way[orchestrator]:
             del self._under_way[orchestrator]
         self._rate(orchestrator)
+
+    def found_full(self, orchestrator: PublicKey) -> None:
+        """It refused a task for want of room: leave it alone until its next advert."""
+        advert = self.book.get(orchestrator)
+        if advert is not None:
+            self._full[orchestrator] = advert.body.sequence
+            self._rate(orchestrator)
 
     def fold(self, outcome: Outcome, router: PublicKey) -> None:
         """Take an authorised router's word, or our own, into the reputation."""
@@ -163,6 +171,11 @@ class Directory:
         if advert is None or view is None:
             self.index.put(orchestrator, ())
             return
+        busy = max(advert.body.busy, self._under_way.get(orchestrator, 0))
+        if self._full.get(orchestrator) == advert.body.sequence:
+            busy = advert.body.slots
+        else:
+            self._full.pop(orchestrator, None)
         standing = self.reputation.standing(
             orchestrator, self._clock() / 1_000, on_ledger=(view.completed, view.failed + view.timed_out)
         )
@@ -173,7 +186,7 @@ class Directory:
                     orchestrator=orchestrator,
                     offer=offer,
                     slots=advert.body.slots,
-                    busy=max(advert.body.busy, self._under_way.get(orchestrator, 0)),
+                    busy=busy,
                     stake=0 if view.frozen else view.stake,
                     success=standing.success,
                     ms_per_gflop=standing.ms_per_gflop,
@@ -294,6 +307,7 @@ class Directory:
         """End leases, and note round-trip times that have changed enough to matter."""
         while True:
             for gone in self.book.expire(self._clock()):
+                self._full.pop(gone, None)
                 self._rate(gone)
             for peer in self._network.peers():
                 if peer.rtt_ms is not None and not _alike(self._rtts.get(peer.public_key), peer.rtt_ms):

@@ -15,7 +15,7 @@ import trio
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core import routing
 from cactus_mesh.core.verification import Witnessed
-from cactus_mesh.errors import MeshError, ProtocolViolation
+from cactus_mesh.errors import Busy, MeshError, ProtocolViolation
 from cactus_mesh.identity import peer_id
 from cactus_mesh.messages import (
     Acceptance,
@@ -199,6 +199,8 @@ class _Run:
         return None
 
     async def _event_of(self, attempt: int, item: StreamItem | MeshError) -> routing.Event:
+        if isinstance(item, Busy):
+            self._dispatcher.directory.found_full(self._placed[attempt][0].orchestrator)
         if isinstance(item, MeshError):
             return routing.AttemptFailed(attempt, item)
         try:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from cactus_mesh.ports import Call, Network
 
 ADVERTS_AT_ONCE: Final = 64
-LEAST_SECONDS_BETWEEN: Final = 1.0
-"""Between two adverts of one peer, however fast its load changes."""
+LEAST_SHARE_OF_HEARTBEAT: Final = 0.2
+"""Of a heartbeat lies between two adverts of one peer, however fast its load changes."""
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,9 @@ class Herald:
             task_status.started()
             while True:
                 await self._publish()
-                await trio.sleep(LEAST_SECONDS_BETWEEN)
-                with trio.move_on_after(heartbeat_seconds(self._peers_seen())):
+                heartbeat = heartbeat_seconds(self._peers_seen())
+                await trio.sleep(heartbeat * LEAST_SHARE_OF_HEARTBEAT)
+                with trio.move_on_after(heartbeat):
                     await self._changed.wait()
                 self._changed = trio.Event()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +21,7 @@ from cactus_mesh.config import Home, find_home, load_config
 from cactus_mesh.core.serving import Load
 from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
-from cactus_mesh.errors import NoBootstrap
+from cactus_mesh.errors import KeyFileExists, NoBootstrap
 from cactus_mesh.herald import Herald
 from cactus_mesh.identity import Address, Identity, create_key_file, load_key_file
 from cactus_mesh.messages import VERSION, Hello
@@ -132,8 +132,9 @@ def _routing(router: Router) -> dict[str, int]:
 def identity_at(home: Home) -> Identity:
     """The key of this home; a new one on first use."""
     if not home.key_file.exists():
-        create_key_file(home.key_file, Identity.generate())
-        log.info("made a new key", extra={"path": str(home.key_file)})
+        with suppress(KeyFileExists):  # another process of this home was first
+            create_key_file(home.key_file, Identity.generate())
+            log.info("made a new key", extra={"path": str(home.key_file)})
     return load_key_file(home.key_file)
 
 

@@ -19,6 +19,7 @@ from cactus_mesh.core.budgets import Promised
 from cactus_mesh.core.memory import Seen
 from cactus_mesh.core.pricing import PPM
 from cactus_mesh.core.requests import Contract, open_request
+from cactus_mesh.core.routing import MAX_ATTEMPTS
 from cactus_mesh.core.settlement import Settlement, SettlementClaim
 from cactus_mesh.core.verification import verdict_on
 from cactus_mesh.directory import outcomes_topic
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
 
 SUBMIT_METHOD: Final = "task.submit"
 CANCEL_METHOD: Final = "task.cancel"
-CANDIDATES: Final = 5
 EVIDENCE_VALID_MS: Final = MAX_VALIDITY_MS
 MAX_REMEMBERED_TASKS: Final = 200_000
 OUTCOME_VALID_MS: Final = 120_000
@@ -103,6 +103,14 @@ async def open_router(
                 await router._drain()
 
 
+_Key = tuple["PublicKey", bytes | int]
+
+
+def _keys(opened: OpenRequest) -> tuple[_Key, _Key]:
+    """What the ledger spends once for each client: the task's id and the consent's nonce."""
+    return (opened.client, opened.consent.task_id), (opened.client, opened.consent.nonce)
+
+
 class Router:
     def __init__(
         self,
@@ -128,15 +136,15 @@ class Router:
         self._stake_cover = stake_cover
         self._replays = ReplayCache()
         self._promised = Promised()
-        self._running: dict[tuple[PublicKey, bytes], Running] = {}
-        self._finished: Seen[tuple[PublicKey, bytes]] = Seen(MAX_REMEMBERED_TASKS)
+        self._running: dict[_Key, Running] = {}
+        self._finished: Seen[_Key] = Seen(2 * MAX_REMEMBERED_TASKS)
         self._draining = False
         self._one_less = trio.Event()
         self._outcomes, self._to_publish = trio.open_memory_channel[bytes](OUTCOMES_PER_SECOND)
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        return len(self._running) // 2  # each has two keys
 
     @property
     def unsettled(self) -> int:
@@ -155,9 +163,10 @@ class Router:
             raise Draining("this router is shutting down; use another one")
         self._settler.refuse_when_full()
         await self._refuse_unauthorised()
-        candidates = self.directory.rank(need_of(opened, self._stake_cover), limit=CANDIDATES)
-        await self._promise(opened)
-        with self._entered(opened) as running:
+        deposit = await self._deposit(opened)
+        self._promised.check(opened.consent.client, opened.consent.max_price, deposit)
+        candidates = self.directory.rank(need_of(opened, self._stake_cover), limit=MAX_ATTEMPTS)
+        with self._entered(opened, deposit) as running:
             with running.scope:
                 await self._serve(call, opened, candidates, running)
             if running.scope.cancelled_caught:
@@ -171,29 +180,30 @@ class Router:
                 "use another router, or have the contract's administrator authorise this one"
             )
 
-    async def _promise(self, opened: OpenRequest) -> None:
+    async def _deposit(self, opened: OpenRequest) -> int:
         account = await self._ledger.client(opened.consent.client)
         if account is None:
             raise NoFunds(
                 f"account {opened.consent.client} has no deposit with the contract; "
                 f"make one with: cactus-mesh deposit {opened.consent.max_price}"
             )
-        self._promised.promise(opened.consent.client, opened.consent.max_price, account.deposit)
+        return account.deposit
 
     @contextmanager
-    def _entered(self, opened: OpenRequest) -> Iterator[Running]:
+    def _entered(self, opened: OpenRequest, deposit: int) -> Iterator[Running]:
         """The task is under way.  What was promised for it is released at its end, unless it goes on to be settled."""
-        key = opened.client, opened.consent.task_id
+        keys = _keys(opened)
+        if any(key in self._running or self._finished.has(key, self.clock()) for key in keys):
+            raise DuplicateTask("this router has had this task id or nonce before; make new ones for each task")
+        self._promised.promise(opened.consent.client, opened.consent.max_price, deposit)
         running = Running()
+        self._running |= dict.fromkeys(keys, running)
         try:
-            if key in self._running or self._finished.has(key, self.clock()):
-                raise DuplicateTask("this router has been given this task before; give every task its own id")
-            self._running[key] = running
             yield running
         finally:
-            if self._running.get(key) is running:
+            for key in keys:
                 del self._running[key]
-                self._one_less.set()
+            self._one_less.set()
             if running.escrowed and not running.handed_over:
                 self._settler.put(Failed(opened.consent.client, opened.consent.task_id, partial(self._release, opened)))
             elif not running.handed_over:
@@ -225,8 +235,8 @@ class Router:
         self._settler.put(Finished(settlement, running.escrowed, partial(self._settled, opened)))
         running.handed_over = True
         # it is paid once, however often it is done: so it is done once
-        until_ms = opened.consent.expires_at * 1_000
-        self._finished.add((opened.client, opened.consent.task_id), until_ms, self.clock())
+        for key in _keys(opened):
+            self._finished.add(key, opened.consent.expires_at * 1_000, self.clock())
 
     def _settled(self, opened: OpenRequest, result: Settled | None) -> None:
         self._release(opened)
@@ -289,7 +299,7 @@ class Router:
         self._draining = True
         with trio.move_on_after(DRAIN_SECONDS):
             await self._until_idle()
-        for running in self._running.values():
+        for running in set(self._running.values()):
             running.cancel(Draining("this router shut down before the task was done; ask again"))
         with trio.move_on_after(1):
             await self._until_idle()

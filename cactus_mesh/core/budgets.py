@@ -19,7 +19,7 @@ class Promised:
     def of(self, client: Address) -> int:
         return self._by_client.get(client, 0)
 
-    def promise(self, client: Address, amount: int, deposit: int) -> None:
+    def check(self, client: Address, amount: int, deposit: int) -> None:
         """Raises `NoFunds` when *deposit* does not cover *amount* beside what is promised already."""
         promised = self.of(client)
         if promised + amount > deposit:
@@ -27,7 +27,11 @@ class Promised:
                 f"account {client} has {deposit} octas on deposit, {promised} of them promised to running tasks, and "
                 f"this task may cost {amount}; deposit more with: cactus-mesh deposit {amount + promised - deposit}"
             )
-        self._keep(client, promised + amount)
+
+    def promise(self, client: Address, amount: int, deposit: int) -> None:
+        """Raises as `check`."""
+        self.check(client, amount, deposit)
+        self._keep(client, self.of(client) + amount)
 
     def release(self, client: Address, amount: int) -> None:
         left = self.of(client) - amount

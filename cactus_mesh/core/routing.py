@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, assert_never
 
 from cactus_mesh.errors import (
+    Busy,
     DeadlinePassed,
+    Draining,
     EngineFailed,
     MeshError,
     NoOrchestrator,
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 
     from cactus_mesh.core.matching import Candidate
 
-MAX_ATTEMPTS: Final = 5
-"""Each attempt costs the client at most a wait of `accept_ms`; five failures in a row are not bad luck any more."""
+MAX_ATTEMPTS: Final = 16
+"""Whom a task is offered to at most; being told "full" costs a round trip."""
+MAX_FAILURES: Final = 5
+"""Silence and breakdowns, each of which may cost a wait of `Patience.accept_ms`: five are not bad luck any more."""
 MAX_CHARACTERS_PER_TOKEN: Final = 1_024
 """Over all tokens so far.  The longest tokens of real vocabularies have some hundred characters."""
 
@@ -153,6 +157,7 @@ class TaskMachine:
         self._deadline_ms = deadline_ms
         self._patience = patience
         self._errors: list[MeshError] = []
+        self._failures = 0
         self._attempt = 0
         self._candidate: Candidate | None = None
         self._asked_at_ms = 0
@@ -256,6 +261,9 @@ class TaskMachine:
             )
             return effects + self._end(Fail(lost))
         self._errors.append(error)
+        self._failures += not isinstance(error, Busy | Draining)
+        if self._failures >= MAX_FAILURES:
+            self._waiting.clear()
         return effects + self._ask_next(now_ms)
 
     def _violation(self, how: str, now_ms: int) -> list[Effect]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from cactus_mesh.errors import ProtocolViolation, from_wire
+from cactus_mesh.errors import PeerFailed, ProtocolViolation, UsageError, from_wire
 from cactus_mesh.messages import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -131,7 +131,10 @@ def decode_error(body: bytes) -> MeshError:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolViolation(f"a malformed error: {error}") from None
     text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in wire.message)
-    return from_wire(wire.code, text, wire.retry)
+    told = from_wire(wire.code, text, wire.retry)
+    if isinstance(told, UsageError):  # what is wrong with our own files and options, no peer can tell us
+        return PeerFailed(f"the peer blames this one's own set-up ({wire.code}), which it cannot know")
+    return told
 
 
 def encode_items(items: list[bytes]) -> bytes:

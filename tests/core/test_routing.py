@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cactus_mesh.core.routing import (
     MAX_ATTEMPTS,
     MAX_CHARACTERS_PER_TOKEN,
+    MAX_FAILURES,
     Abandon,
     Accepted,
     Assign,
@@ -42,7 +43,7 @@ from tests.core.cases import candidate
 
 ACCEPT_MS, FIRST_TOKEN_MS, STALL_MS, DEADLINE_MS, MAX_TOKENS = 100, 1_000, 300, 10_000, 8
 PATIENCE = Patience(accept_ms=ACCEPT_MS, first_token_ms=FIRST_TOKEN_MS, stall_ms=STALL_MS)
-CANDIDATES = [candidate(name) for name in "abcdefg"]
+CANDIDATES = [candidate(name) for name in "abcdefghijklmnopqrst"]
 A, B = CANDIDATES[:2]
 
 
@@ -145,11 +146,20 @@ def test_what_an_abandoned_attempt_still_sends_is_ignored():
 
 
 def test_no_more_than_the_bound_are_asked():
-    task = machine(7)
+    task = machine(MAX_ATTEMPTS + 2)
     task.begin(0)
     for attempt in range(1, MAX_ATTEMPTS):
         assert task.handle(AttemptFailed(attempt, Busy("full")), 1)[0] == Assign(attempt + 1, CANDIDATES[attempt])
     assert isinstance(failure(task.handle(AttemptFailed(MAX_ATTEMPTS, Busy("full")), 1)), Busy)
+
+
+def test_breakdowns_end_a_task_sooner_than_refusals():
+    task = machine(MAX_ATTEMPTS)
+    task.begin(0)
+    for attempt in range(1, MAX_FAILURES):
+        effects = task.handle(AttemptFailed(attempt, EngineFailed("broken")), 1)
+        assert Assign(attempt + 1, CANDIDATES[attempt]) in effects
+    assert isinstance(failure(task.handle(AttemptFailed(MAX_FAILURES, EngineFailed("broken")), 1)), EngineFailed)
 
 
 def test_without_candidates_the_task_fails_at_once():

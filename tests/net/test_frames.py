@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cactus_mesh.errors import BY_CODE, MeshError, NoFunds, PeerError, PeerFailed, ProtocolViolation
+from cactus_mesh.errors import BY_CODE, MeshError, NoFunds, PeerError, PeerFailed, ProtocolViolation, UsageError
 from cactus_mesh.net.frames import (
     ITEM,
     MAX_BODY_BYTES,
@@ -62,11 +62,21 @@ def test_a_large_frame_in_single_bytes_is_not_copied_again_and_again() -> None:
     assert len(got) == 1  # quadratic work would take minutes
 
 
-@pytest.mark.parametrize("kind", sorted(BY_CODE.values(), key=lambda kind: kind.code))
+KINDS = sorted(BY_CODE.values(), key=lambda kind: kind.code)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not issubclass(kind, UsageError)])
 def test_every_error_crosses_the_wire_as_its_class(kind: type[MeshError]) -> None:
     back = decode_error(encode_error(kind("try again tomorrow")))
     assert type(back) is kind
     assert back.message == "try again tomorrow"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if issubclass(kind, UsageError)])
+def test_a_peer_cannot_blame_our_own_files_and_options(kind: type[MeshError]) -> None:
+    back = decode_error(encode_error(kind("delete your key file")))
+    assert type(back) is PeerFailed
+    assert "delete" not in back.message
 
 
 @pytest.mark.parametrize(("retry", "kind"), [(True, PeerFailed), (False, PeerError)])

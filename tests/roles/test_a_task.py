@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import trio
+from msgspec import structs
 
 from cactus_mesh.answer import Ask
 from cactus_mesh.config import ClientConfig, PriceConfig, RouterConfig
 from cactus_mesh.core.serving import ServingPolicy
-from cactus_mesh.core.settlement import SettlementClaim
+from cactus_mesh.core.settlement import SettlementClaim, TaskConsent
 from cactus_mesh.errors import (
     Busy,
     Cancelled,
@@ -277,7 +280,7 @@ async def test_a_signed_cancel_ends_a_task_by_name(autojump_clock):
 
         answer = client.generate("go", model="fake")
         await anext(aiter(answer))
-        ((_, task_id),) = router._running
+        ((_, task_id), _) = router._running
         message = seal(
             Cancel(task_id, "enough"),
             client.identity,
@@ -339,6 +342,47 @@ async def test_a_task_that_was_done_is_not_done_again_for_the_same_money(autojum
         with pytest.raises(DuplicateTask):
             await submit()
         assert engine.started == 1
+
+
+async def test_a_consents_nonce_buys_one_answer(autojump_clock):
+    async with open_world() as world:
+        router = await world.router()
+        engine = FakeEngine()
+        await world.orchestrator(engine=engine)
+        client = await world.client()
+        await world.settle_down()
+
+        async def submit(task_id: bytes) -> int:
+            ask = Ask(task_id, "fake", None, Generate("go"), Sampling(max_tokens=16), 20_000, clock() + 60_000)
+            honest = client._request(ask, router.identity.public_key).body
+            consent = dataclasses.replace(TaskConsent.from_bcs(honest.consent), nonce=7).to_bcs()
+            body = structs.replace(honest, consent=consent, consent_signature=client.identity.sign(consent))
+            me, to = client.identity, router.identity.public_key
+            raw = seal(body, me, now_ms=clock(), valid_ms=60_000, recipient=to).raw
+            async with client.network.call(router.identity.peer_id, SUBMIT_METHOD, raw) as reply:
+                return len([item async for item in reply])
+
+        assert await submit(b"a" * 16) >= 3
+        with pytest.raises(DuplicateTask):
+            await submit(b"b" * 16)
+        assert engine.started == 1
+
+
+async def test_five_that_always_say_busy_do_not_stop_a_task(autojump_clock):
+    async with open_world() as world:
+        router = await world.router()
+        for number in range(6):
+            liar = await world.orchestrator(f"liar {number}", stake=LARGE_STAKE)
+            liar._slots._limit["engine"] = 0  # advertises room for 64 and takes nobody
+        await world.orchestrator(SECOND, stake=SMALL_STAKE)
+        client = await world.client()
+        await world.settle_down()
+
+        result = await client.generate("go", model="fake").wait()
+
+        assert result.orchestrator == identity(SECOND).peer_id
+        refused = router.directory.index.of_peer(identity("liar 0").public_key)
+        assert all(candidate.busy >= candidate.slots for candidate in refused)
 
 
 async def test_a_client_without_a_deposit_is_told_how_to_make_one(autojump_clock):
