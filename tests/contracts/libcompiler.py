@@ -1,4 +1,4 @@
-"""A child process around the compiler library: ``libcompiler PATH build|test|coverage|docs|abi PACKAGE``."""
+"""A child process around the compiler library: ``libcompiler PATH build|test|compile-tests|coverage|docs PACKAGE``."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def build_options(package: str, *, test: bool) -> bytes:
     )
 
 
-def test_options() -> bytes:
-    """No filter, no statistics, no storage dump, warnings are no errors, coverage."""
-    return ffi.optional_text(None) + b"".join(map(ffi.flag, (False, False, False, True)))
+def unit_test_options(only: str | None) -> bytes:
+    """Which tests; no statistics, no storage dump, warnings are no errors, coverage."""
+    return ffi.optional_text(only) + b"".join(map(ffi.flag, (False, False, False, only is None)))
 
 
 def coverage_options() -> bytes:
@@ -79,7 +79,10 @@ def main(path: str, command: str, package: str) -> int:
         case "build":
             good, said = run(library, "build_move_package", build_options(package, test=False))
         case "test":
-            good, said = run(library, "test_move_package", build_options(package, test=True), test_options())
+            good, said = run(library, "test_move_package", build_options(package, test=True), unit_test_options(None))
+        case "compile-tests":
+            options = build_options(package, test=True)
+            good, said = run(library, "test_move_package", options, unit_test_options("no test has this name"))
         case "coverage":
             options = build_options(package, test=True)
             good, said = run(library, "coverage_summary_move_package", options, coverage_options())

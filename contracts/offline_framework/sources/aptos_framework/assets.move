@@ -156,7 +156,7 @@ module aptos_framework::fungible_asset {
     const EFUNGIBLE_ASSET_AND_STORE_MISMATCH: u64 = 0x1000b;
     const EFUNGIBLE_STORE_EXISTENCE: u64 = 0x60017;
 
-    struct Metadata has key { decimals: u8 }
+    struct Metadata has key, copy, drop { decimals: u8 }
 
     struct FungibleStore has key { metadata: Object<Metadata>, balance: u64 }
 
