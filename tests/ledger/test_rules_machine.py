@@ -13,6 +13,7 @@ from cactus_mesh.core.settlement import NOBODY, Settlement
 from cactus_mesh.ledger import rules
 from cactus_mesh.ledger.client import batch_columns
 from cactus_mesh.ledger.rules import Abort, Tx
+from cactus_mesh.ledger.rules.events import DisputeOpened, Event, Slashed
 from cactus_mesh.ledger.rules.params import Params, values_of
 from tests.ledger.world import (
     ADMIN,
@@ -61,12 +62,21 @@ class Ledger(RuleBasedStateMachine):
     def attempt(self, signer: Identity, entry: str, *arguments: Any) -> bool:
         before = self.world.snapshot()
         try:
-            rules.ENTRIES[entry](self.world.state, Tx(signer.address, self.world.now), *arguments)
+            events = rules.ENTRIES[entry](self.world.state, Tx(signer.address, self.world.now), *arguments)
         except Abort:
             assert self.world.snapshot() == before, "an abort left a trace"
             return False
         self.world.state.take_journal()
+        for event in events:
+            self.note(event)
         return True
+
+    def note(self, event: Event) -> None:
+        """What somebody may have lost as the owner of a stake, or as who opened a dispute."""
+        if isinstance(event, Slashed):
+            self.given[self.world.state.orchestrators[event.operator].owner] += event.amount
+        elif isinstance(event, DisputeOpened):
+            self.given[event.opener] += event.bond
 
     # what every step must leave true
 
