@@ -11,6 +11,7 @@ import secrets
 import stat
 import tempfile
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import NewType
 
@@ -27,6 +28,8 @@ PeerId = NewType("PeerId", str)
 Address = NewType("Address", str)
 """Aptos account address: ``0x`` and 64 lower-case hex digits."""
 
+NAMES_REMEMBERED = 65_536
+"""Keys whose names are kept: base58 alone costs a third of a signature check, and every task names its peers often."""
 SEED_BYTES = 32
 SIGNATURE_BYTES = 64
 PUBLIC_KEY_BYTES = 32
@@ -79,10 +82,12 @@ def verify(public_key: PublicKey, data: bytes, signature: bytes) -> bool:
     return True
 
 
+@lru_cache(NAMES_REMEMBERED)
 def peer_id(public_key: PublicKey) -> PeerId:
     return PeerId(base58.b58encode(_PEER_ID_PREFIX + public_key).decode())
 
 
+@lru_cache(NAMES_REMEMBERED)
 def address(public_key: PublicKey) -> Address:
     """The single-signer Aptos address: sha3-256(public key ‖ scheme byte 0)."""
     return Address("0x" + hashlib.sha3_256(public_key + b"\x00").hexdigest())
