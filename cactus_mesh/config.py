@@ -131,6 +131,10 @@ class Home:
         return self.state / "control.json"
 
     @property
+    def journal_file(self) -> Path:
+        return self.state / "journal.sqlite"
+
+    @property
     def devnet(self) -> Path:
         return self.state / "devnet"
 

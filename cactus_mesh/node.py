@@ -24,6 +24,7 @@ from cactus_mesh.dispatch import Dispatcher
 from cactus_mesh.errors import KeyFileExists, NoBootstrap
 from cactus_mesh.herald import Herald
 from cactus_mesh.identity import Address, Identity, create_key_file, load_key_file
+from cactus_mesh.journal import open_journal
 from cactus_mesh.messages import VERSION, Hello
 from cactus_mesh.orchestrator import offers_of, open_orchestrator
 from cactus_mesh.router import open_router
@@ -159,7 +160,7 @@ async def open_node(config: Config, home: Home, *, engine: Engine | None = None)
         ledger = await stack.enter_async_context(_ledger(config))
         network = await stack.enter_async_context(_network(identity, config, home, config.roles, listen))
         services = await stack.enter_async_context(open_service_nursery())
-        yield await _Roles(stack, services, identity, config, network, ledger, engine).open()
+        yield await _Roles(stack, services, identity, config, home, network, ledger, engine).open()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,7 @@ class _Roles:
     services: trio.Nursery
     identity: Identity
     config: Config
+    home: Home
     network: MeshNetwork
     ledger: Ledger
     engine: Engine | None
@@ -206,6 +208,7 @@ class _Roles:
         return Node(self.identity, config, self.network, self.ledger, directory, offers, router, orchestrator)
 
     async def _router(self, directory: Directory) -> Router:
+        journal = self.stack.enter_context(open_journal(self.home.journal_file, now=wall_clock() // 1_000))
         return await self.stack.enter_async_context(
             open_router(
                 self.identity,
@@ -216,6 +219,7 @@ class _Roles:
                 config=self.config.router,
                 patience=self.config.patience,
                 stake_cover=self.config.matching.stake_cover,
+                journal=journal,
             )
         )
 

@@ -102,7 +102,7 @@ async def open_orchestrator(
 
     *load_changed* is called whenever a slot is taken or freed.
     """
-    slots = Slots(engine.slots, policy)
+    slots = Slots(engine.slots, policy, since_ms=clock())
     orchestrator = Orchestrator(identity, ledger, engine, dispatcher, offers, policy, slots, load_changed, clock)
     network.serve(RUN_METHOD, orchestrator._run, at_once=slots.load.slots + WAITING_CALLS)
     try:

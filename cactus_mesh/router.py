@@ -34,6 +34,7 @@ from cactus_mesh.errors import (
     RouterNotAuthorised,
 )
 from cactus_mesh.identity import address
+from cactus_mesh.journal import MAX_REMEMBERED_TASKS
 from cactus_mesh.messages import (
     MAX_VALIDITY_MS,
     Cancel,
@@ -49,15 +50,17 @@ from cactus_mesh.routed import RoutedTask, Running, need_of
 from cactus_mesh.settling import Failed, Finished, open_settler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from cactus_mesh.clock import Clock
     from cactus_mesh.config import RouterConfig
     from cactus_mesh.core.matching import Candidate
     from cactus_mesh.core.requests import OpenRequest
     from cactus_mesh.core.routing import Patience
+    from cactus_mesh.core.settlement import TaskConsent
     from cactus_mesh.directory import Directory
-    from cactus_mesh.identity import Identity, PublicKey
+    from cactus_mesh.identity import Address, Identity, PublicKey
+    from cactus_mesh.journal import Journal, Used
     from cactus_mesh.messages import B, Sealed
     from cactus_mesh.ports import Call, Ledger, Network, Settled
     from cactus_mesh.settling import Settler
@@ -65,7 +68,6 @@ if TYPE_CHECKING:
 SUBMIT_METHOD: Final = "task.submit"
 CANCEL_METHOD: Final = "task.cancel"
 EVIDENCE_VALID_MS: Final = MAX_VALIDITY_MS
-MAX_REMEMBERED_TASKS: Final = 200_000
 OUTCOME_VALID_MS: Final = 120_000
 ESCROW_ACCEPT_SECONDS: Final = 60
 OUTCOMES_PER_SECOND: Final = 5
@@ -87,12 +89,14 @@ async def open_router(
     config: RouterConfig,
     patience: Patience,
     stake_cover: float,
+    journal: Journal,
     clock: Clock = wall_clock,
 ) -> AsyncIterator[Router]:
     """Serve clients.  Leaving the block refuses new tasks, lets running ones end for a while, and settles."""
-    async with open_settler(identity, ledger, config) as settler, open_service_nursery() as nursery:
+    async with open_settler(identity, ledger, config, journal) as settler, open_service_nursery() as nursery:
         dispatcher = Dispatcher(network, directory, clock, patience)
         router = Router(identity, network, ledger, settler, dispatcher, name, config, stake_cover)
+        router._remember(journal.used())
         nursery.start_soon(router._gossip)
         network.serve(SUBMIT_METHOD, router._submit, at_once=config.tasks_at_once)
         network.serve(CANCEL_METHOD, router._cancel, at_once=config.tasks_at_once)
@@ -103,12 +107,12 @@ async def open_router(
                 await router._drain()
 
 
-_Key = tuple["PublicKey", bytes | int]
+_Key = tuple["Address", bytes | int]
 
 
-def _keys(opened: OpenRequest) -> tuple[_Key, _Key]:
+def _keys(spent: TaskConsent | Used) -> tuple[_Key, _Key]:
     """What the ledger spends once for each client: the task's id and the consent's nonce."""
-    return (opened.client, opened.consent.task_id), (opened.client, opened.consent.nonce)
+    return (spent.client, spent.task_id), (spent.client, spent.nonce)
 
 
 class Router:
@@ -192,7 +196,7 @@ class Router:
     @contextmanager
     def _entered(self, opened: OpenRequest, deposit: int) -> Iterator[Running]:
         """The task is under way.  What was promised for it is released at its end, unless it goes on to be settled."""
-        keys = _keys(opened)
+        keys = _keys(opened.consent)
         if any(key in self._running or self._finished.has(key, self.clock()) for key in keys):
             raise DuplicateTask("this router has had this task id or nonce before; make new ones for each task")
         self._promised.promise(opened.consent.client, opened.consent.max_price, deposit)
@@ -234,9 +238,13 @@ class Router:
         )
         self._settler.put(Finished(settlement, running.escrowed, partial(self._settled, opened)))
         running.handed_over = True
-        # it is paid once, however often it is done: so it is done once
-        for key in _keys(opened):
-            self._finished.add(key, opened.consent.expires_at * 1_000, self.clock())
+        self._remember([opened.consent])
+
+    def _remember(self, spent: Iterable[TaskConsent | Used]) -> None:
+        """A task is paid once, however often it is done: so it is done once."""
+        for each in spent:
+            for key in _keys(each):
+                self._finished.add(key, each.expires_at * 1_000, self.clock())
 
     def _settled(self, opened: OpenRequest, result: Settled | None) -> None:
         self._release(opened)
@@ -255,11 +263,13 @@ class Router:
         try:
             with trio.CancelScope(shield=True):
                 running.escrowed = True
+                self._settler.escrow(opened.consent)
                 await self._ledger.create_task(self.identity, order)
         except LedgerDown as error:
             running.cancel(error)
         except MeshError as error:
             running.escrowed = False
+            self._settler.never_escrowed(opened.consent)
             running.cancel(error)
 
     async def _cancel(self, call: Call) -> None:
@@ -269,7 +279,7 @@ class Router:
             call.payload, Cancel, now_ms=now_ms, sender=call.public_key, recipient=self.identity.public_key
         )
         self._replays.admit(message, now_ms)
-        running = self._running.get((message.sender, message.body.task_id))
+        running = self._running.get((address(message.sender), message.body.task_id))
         if running is not None:
             running.cancel(Cancelled("the client cancelled this task"))
         await call.send(b"")

@@ -1,6 +1,7 @@
 """Brings finished tasks to the ledger: in batches beside the work, never on the token path, and again until it answers.
 
-Decides when to send, not what is right: the contract decides that.
+Decides when to send, not what is right: the contract decides that.  Everything owed stands in the journal first, so a
+router that is killed goes on where it was; the contract pays a task once, however often it is sent.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from cactus_mesh.config import RouterConfig
-    from cactus_mesh.core.settlement import Settlement
+    from cactus_mesh.core.settlement import Settlement, TaskConsent
     from cactus_mesh.identity import Address, Identity
+    from cactus_mesh.journal import Journal
     from cactus_mesh.ports import Ledger, Settled
 
 MAX_UNSETTLED: Final = 10_000
@@ -54,9 +56,16 @@ class Failed:
 
 
 @asynccontextmanager
-async def open_settler(identity: Identity, ledger: Ledger, config: RouterConfig) -> AsyncIterator[Settler]:
-    """Leaving the block stops taking tasks and settles those that wait, for at most `GRACE_SECONDS`."""
-    settler = Settler(identity, ledger, config)
+async def open_settler(
+    identity: Identity, ledger: Ledger, config: RouterConfig, journal: Journal
+) -> AsyncIterator[Settler]:
+    """Begins with what *journal* still holds open.
+
+    Leaving the block stops taking tasks and settles those that wait, for at most `GRACE_SECONDS`; what is left then is
+    taken up at the next start.
+    """
+    settler = Settler(identity, ledger, config, journal)
+    settler._take_up()
     async with open_service_nursery() as nursery:
         nursery.start_soon(settler._run)
         try:
@@ -66,16 +75,23 @@ async def open_settler(identity: Identity, ledger: Ledger, config: RouterConfig)
             with trio.CancelScope(shield=True), trio.move_on_after(GRACE_SECONDS):
                 await settler._ended.wait()
             if settler.waiting:
-                log.error("the ledger did not settle every finished task in time", extra={"tasks": settler.waiting})
+                log.warning("tasks are left to settle at the next start", extra={"tasks": settler.waiting})
+
+
+def _key(task: Finished | Failed) -> tuple[Address, bytes]:
+    if isinstance(task, Failed):
+        return task.client, task.task_id
+    return task.settlement.consent.client, task.settlement.consent.task_id
 
 
 class Settler:
     """One router's queue to the ledger."""
 
-    def __init__(self, identity: Identity, ledger: Ledger, config: RouterConfig) -> None:
+    def __init__(self, identity: Identity, ledger: Ledger, config: RouterConfig, journal: Journal) -> None:
         self._identity = identity
         self._ledger = ledger
         self._config = config
+        self._journal = journal
         self._into, self._queue = trio.open_memory_channel[Finished | Failed](MAX_UNSETTLED)
         self._ended = trio.Event()
         self.waiting = 0
@@ -87,9 +103,33 @@ class Settler:
             raise LedgerDown("this router waits for its ledger to settle what is done; use another router")
 
     def put(self, task: Finished | Failed) -> None:
-        """Queue a task; never blocks."""
+        """Queue a task, in the journal first; never blocks."""
+        if isinstance(task, Finished):
+            self._journal.finish(task.settlement, escrowed=task.escrowed)
+        self._queue_up(task)
+
+    def escrow(self, consent: TaskConsent) -> None:
+        """Note that a price is about to be put into escrow; a `Finished` or `Failed` of the same task must follow."""
+        self._journal.escrow(consent)
+
+    def never_escrowed(self, consent: TaskConsent) -> None:
+        """The ledger refused the escrow, so there is nothing to follow."""
+        self._journal.close([(consent.client, consent.task_id)])
+
+    def _queue_up(self, task: Finished | Failed) -> None:
         self.waiting += 1
         self._into.send_nowait(task)
+
+    def _take_up(self) -> None:
+        """Queue what an earlier run of this router left open."""
+        left = self._journal.open_tasks()
+        for task in left[:MAX_UNSETTLED]:
+            if task.owed is not None:
+                self._queue_up(Finished(task.owed, task.escrowed, lambda _: None))
+            else:
+                self._queue_up(Failed(task.client, task.task_id, lambda: None))
+        if left:
+            log.info("taking up what an earlier run left unsettled", extra={"tasks": len(left)})
 
     async def _run(self) -> None:
         try:
@@ -119,6 +159,7 @@ class Settler:
             elif task.escrowed:
                 complete = partial(self._ledger.complete_task, self._identity, task.settlement)
                 task.told(await self._insist(complete))
+        self._journal.close([_key(task) for task in batch])
         self.waiting -= len(batch)
 
     async def _settle_together(self, tasks: Sequence[Finished]) -> None:
@@ -126,7 +167,7 @@ class Settler:
         answer = await self._insist(partial(self._ledger.settle, self._identity, settlements))
         results: Sequence[Settled | None] = answer if answer is not None else [None] * len(tasks)
         for task, result in zip(tasks, results, strict=True):
-            if result is not None and result.skipped is not None:
+            if result is not None and result.skipped is not None and not result.settled_before:
                 log.warning("the contract skipped a task", extra={"why": result.skipped})
             task.told(result)
 

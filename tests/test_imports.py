@@ -27,7 +27,18 @@ HOME_OF = {
 ADAPTERS = ("net", "engine", "ledger")
 FOUNDATION = {"errors", "identity", "messages"}
 BELOW_ADAPTERS = FOUNDATION | {"config", "ports", "concurrency", "clock", "core"}
-SHELLS = {"directory", "dispatch", "routed", "router", "orchestrator", "client", "answer", "herald", "settling"}
+SHELLS = {
+    "directory",
+    "dispatch",
+    "routed",
+    "router",
+    "orchestrator",
+    "client",
+    "answer",
+    "herald",
+    "settling",
+    "journal",
+}
 NOT_PURE = {
     "trio",
     "time",

@@ -19,6 +19,7 @@ from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
 from cactus_mesh.herald import Herald
 from cactus_mesh.identity import Identity
+from cactus_mesh.journal import Journal, open_journal
 from cactus_mesh.orchestrator import Orchestrator, offers_of, open_orchestrator
 from cactus_mesh.router import Router, open_router
 from cactus_mesh.testing.engine import FakeEngine
@@ -56,6 +57,7 @@ class World:
     stack: AsyncExitStack
     weights: Weights = field(default_factory=Weights)
     patience: Patience = field(default_factory=Patience)
+    journals: dict[str, Journal] = field(default_factory=dict)
 
     async def _directory(self, me: Identity, network: FakeNetwork) -> Directory:
         directory = Directory(network, self.ledger, me.public_key, NAME, self.weights, clock)
@@ -78,6 +80,8 @@ class World:
         network = self.mesh.join(me, roles=["router"])
         await network.provide("role/router")
         directory = await self._directory(me, network)
+        if name not in self.journals:  # outlives the router, as its file would
+            self.journals[name] = self.stack.enter_context(open_journal(None, now=0))
         async with open_router(
             me,
             network,
@@ -87,6 +91,7 @@ class World:
             config=config or RouterConfig(),
             patience=self.patience,
             stake_cover=self.weights.stake_cover,
+            journal=self.journals[name],
             clock=clock,
         ) as router:
             yield router

@@ -141,9 +141,14 @@ def _key(chain: Chain) -> _TaskKey:
 
 
 class Slots:
-    """Which tasks are under way, in the engine and at delegates, and which ids have been here before."""
+    """Which tasks are under way, in the engine and at delegates, and which have been here before.
 
-    def __init__(self, engine_slots: int, policy: ServingPolicy) -> None:
+    Two different results signed for one task are proof of fraud on the ledger, so a task that may have been done here
+    already is not done again: not one of before *since_ms*, when this memory began, and none while it is full.
+    """
+
+    def __init__(self, engine_slots: int, policy: ServingPolicy, since_ms: int = 0) -> None:
+        self._since_ms = since_ms
         self._limit: dict[Place, int] = {"engine": engine_slots, "delegate": policy.delegated_slots}
         self._deepest = min(policy.deepest_chain, MAX_CHAIN)
         self._running: dict[_TaskKey, Place] = {}
@@ -168,6 +173,10 @@ class Slots:
             raise DuplicateTask("this orchestrator has been given this task before")
         if task in self._running:
             raise Busy("this orchestrator is still at work on this task for another router; ask another one")
+        if chain.request.sealed.issued_at_ms < self._since_ms:
+            raise Busy("this orchestrator has only just started and takes requests that were signed since; try again")
+        if self._given.full(now_ms):
+            raise Busy("this orchestrator has been given too many tasks lately; ask another one")
         place = self._free_place(chain)
         if place is None:
             raise Busy(f"all {self.load.slots} slots of this orchestrator are taken; ask another one")

@@ -32,6 +32,15 @@ def test_full_it_forgets_what_it_has_known_longest():
     assert [name for name in "abc" if seen.has(name, 0)] == ["a", "c"]
 
 
+def test_it_is_full_until_its_oldest_expires():
+    seen: Seen[str] = Seen(2)
+    seen.add("a", until_ms=100, now_ms=0)
+    assert not seen.full(0)
+    seen.add("b", until_ms=200, now_ms=0)
+    assert seen.full(99)
+    assert not seen.full(100)
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 50), st.integers(0, 9)), max_size=50), st.integers(1, 5))
 def test_it_never_holds_more_than_its_limit_and_never_what_was_not_added(steps, limit):
     seen, until, now = Seen(limit), {}, 0

@@ -246,15 +246,23 @@ def test_a_refused_task_may_come_again():
     assert slots.take(task(1), now_ms=SOON_MS) == "engine"
 
 
-def test_memory_of_past_tasks_is_bounded(monkeypatch):
+def test_a_full_memory_of_past_tasks_refuses_instead_of_forgetting(monkeypatch):
     monkeypatch.setattr(serving, "MAX_REMEMBERED_TASKS", 5)
     slots = Slots(1, Policy())
-    for n in range(20):
+    for n in range(5):
         slots.take(task(n), now_ms=SOON_MS)
         slots.release(task(n))
-    assert len(slots._given) == 5
-    slots.take(task(99), now_ms=DEADLINE_MS)  # by now nothing of all this could come again
-    assert len(slots._given) == 0
+    with pytest.raises(Busy, match="too many tasks"):
+        slots.take(task(99), now_ms=SOON_MS)
+    assert slots.take(task(99), now_ms=DEADLINE_MS) == "engine"  # by now none of the five could come again
+
+
+def test_a_request_of_before_the_start_is_refused_since_it_may_have_been_done():
+    chain = task(1)
+    issued_ms = chain.request.sealed.issued_at_ms
+    with pytest.raises(Busy, match="only just started"):
+        Slots(1, Policy(), since_ms=issued_ms + 1).take(chain, now_ms=SOON_MS)
+    assert Slots(1, Policy(), since_ms=issued_ms).take(chain, now_ms=SOON_MS) == "engine"
 
 
 class AnyOrder(RuleBasedStateMachine):

@@ -127,3 +127,19 @@ async def test_two_routers_share_the_work_when_one_is_gone():
             second = await client.generate("go", model="fake").wait()
 
         assert second.router != first.router
+
+
+async def test_a_killed_router_settles_at_its_next_start_what_it_had_finished():
+    async with open_process_mesh() as mesh:
+        await mesh.router(router={"settle_after_seconds": 60.0})
+        await mesh.orchestrator()
+        await mesh.acquainted()
+        async with mesh.client() as client:
+            result = await client.generate("go", model="fake").wait()
+            await mesh.children["router"].kill()
+            assert await client.ledger.task(client.identity.address, result.task_id) is None
+            await mesh.start("router", "router", {"router": {"settle_after_seconds": 0.1}})
+            with trio.fail_after(30):
+                split = await client.paid(result)
+
+            assert (await client.ledger.client(client.identity.address)).deposit == 1_000 * APT - split.paid

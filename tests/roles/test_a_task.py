@@ -552,3 +552,53 @@ async def test_a_router_that_shuts_down_lets_its_tasks_end_and_settles_them(auto
             await anext(aiter(answer))
 
         assert (await world.ledger.task(client.identity.address, answer.result.task_id)).split is not None
+
+
+async def test_a_router_that_comes_back_settles_what_it_left_and_does_no_task_twice(autojump_clock):
+    async with open_world() as world:
+        engine = FakeEngine()
+        await world.orchestrator(engine=engine)
+        client = await world.client()
+        ask = Ask(bytes(16), "fake", None, Generate("go"), Sampling(max_tokens=16), 20_000, clock() + 600_000)
+
+        async def submit() -> None:
+            router = identity("router")
+            raw = client._request(ask, router.public_key).raw
+            async with client.network.call(router.peer_id, SUBMIT_METHOD, raw) as reply:
+                async for _ in reply:
+                    pass
+
+        async with world.router_role():
+            await world.settle_down()
+            await submit()
+            world.ledger.down = True
+        world.mesh.kill(identity("router").peer_id)
+        world.ledger.down = False
+        assert await world.ledger.task(client.identity.address, bytes(16)) is None
+
+        async with world.router_role():
+            await world.settle_down()
+            assert (await world.ledger.task(client.identity.address, bytes(16))).split is not None
+            with pytest.raises(DuplicateTask):
+                await submit()
+        assert engine.started == 1
+        assert world.ledger.conserved
+
+
+async def test_an_escrow_that_a_router_left_behind_comes_back_to_the_client(autojump_clock):
+    async with open_world() as world:
+        await world.orchestrator(engine=FakeEngine(delay_seconds=5.0))
+        client = await world.client()
+        async with world.router_role(config=RouterConfig(escrow_above=50_000)):
+            await world.settle_down()
+            answer = client.generate("go", model="fake", max_price=60_000)
+            await anext(aiter(answer))
+            await trio.sleep(1)
+            assert (await world.ledger.client(client.identity.address)).deposit == 10**9 - 60_000
+            world.ledger.down = True
+        world.mesh.kill(identity("router").peer_id)
+        world.ledger.down = False
+
+        async with world.router_role():
+            await world.settle_down()
+        assert (await world.ledger.client(client.identity.address)).deposit == 10**9
