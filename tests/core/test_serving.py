@@ -168,8 +168,8 @@ class FakeChain:
     """Stands in for a `Chain`: thousands of signatures would slow the machine test down for nothing."""
 
     def __init__(self, task_id, depth, client, router=b"router", done_by_ms=DEADLINE_MS):
-        self.request = self
-        self.consent = self
+        self.request = self.consent = self.sealed = self
+        self.issued_at_ms = SOON_MS
         self.task_id = task_id
         self.client = PublicKey(client)
         self.router = PublicKey(router)
