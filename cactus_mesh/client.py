@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -16,6 +16,7 @@ from cactus_mesh.answer import Answer, Ask, Job, Result, Stream
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core.delegation import continue_chain
+from cactus_mesh.core.prompts import conversation, sampling_of, short_enough
 from cactus_mesh.core.requests import SETTLE_MARGIN_SECONDS, Contract, OpenRequest
 from cactus_mesh.core.settlement import SettlementClaim, TaskConsent
 from cactus_mesh.core.verification import Witnessed, failed_checks
@@ -28,24 +29,20 @@ from cactus_mesh.errors import (
     LedgerDown,
     MeshError,
     NoRouter,
+    PeerError,
     PriceOverBudget,
     ProtocolViolation,
     ReceiptRejected,
     RouterNotAuthorised,
     UnreachableError,
 )
-from cactus_mesh.identity import address, peer_id, public_key_of
+from cactus_mesh.identity import address, peer_id
 from cactus_mesh.messages import (
-    MAX_PROMPT_CHARACTERS,
-    MAX_TOKENS,
     MAX_VALIDITY_MS,
     Assignment,
-    Chat,
-    ChatMessage,
     Done,
     Generate,
     Receipt,
-    Sampling,
     TaskRequest,
     Verdict,
     decode_item,
@@ -61,8 +58,8 @@ if TYPE_CHECKING:
     from cactus_mesh.config import ClientConfig
     from cactus_mesh.core.pricing import Split
     from cactus_mesh.identity import Identity, PeerId, PublicKey
-    from cactus_mesh.messages import Sealed, Work
-    from cactus_mesh.ports import Ledger, Network
+    from cactus_mesh.messages import Sampling, Sealed, Work
+    from cactus_mesh.ports import ConnectedPeer, Ledger, Network
 
 TASKS_AT_ONCE: Final = 256
 """Of one client; more wait their turn."""
@@ -75,11 +72,6 @@ DIAL_SECONDS: Final = 10.0
 DEADLINE_GRACE_SECONDS: Final = 5.0
 """Beyond the deadline, for the router's own word on it to arrive."""
 PAID_POLL_SECONDS: Final = 0.25
-_ROLES: Final[dict[str, Literal["assistant", "system", "user"]]] = {
-    "system": "system",
-    "user": "user",
-    "assistant": "assistant",
-}
 
 
 @asynccontextmanager
@@ -129,8 +121,8 @@ class Client:
         deadline_seconds: float | None = None,
     ) -> Answer:
         """Continue *prompt*.  *max_price* in octas.  Raises `BadParameters` for what no router would take."""
-        work = Generate(_short_enough(prompt))
-        sampling = self._sampling(max_tokens, temperature, top_p, top_k, stop)
+        work = Generate(short_enough(prompt))
+        sampling = sampling_of(self._most(max_tokens), temperature, top_p, top_k, stop)
         return self._start(model, model_digest, work, sampling, max_price, deadline_seconds)
 
     def chat(
@@ -148,8 +140,8 @@ class Client:
         deadline_seconds: float | None = None,
     ) -> Answer:
         """Answer *messages* (``{"role": "user", "content": "…"}``) in the model's chat template."""
-        sampling = self._sampling(max_tokens, temperature, top_p, top_k, stop)
-        return self._start(model, model_digest, _conversation(messages), sampling, max_price, deadline_seconds)
+        sampling = sampling_of(self._most(max_tokens), temperature, top_p, top_k, stop)
+        return self._start(model, model_digest, conversation(messages), sampling, max_price, deadline_seconds)
 
     async def paid(self, result: Result) -> Split:
         """Wait until the ledger has settled *result*, and tell where the money went.  Deadlines are the caller's."""
@@ -161,28 +153,8 @@ class Client:
 
     # --- one task ------------------------------------------------------------------------------------------------
 
-    def _sampling(
-        self, max_tokens: int | None, temperature: float, top_p: float, top_k: int, stop: Sequence[str]
-    ) -> Sampling:
-        wanted = self._config.max_tokens if max_tokens is None else max_tokens
-        in_bounds = {
-            f"max_tokens must be 1 to {MAX_TOKENS}": 1 <= wanted <= MAX_TOKENS,
-            "temperature must be 0 to 5": 0 <= temperature <= 5,
-            "top_p must be above 0, at most 1": 0 < top_p <= 1,
-            "top_k must be 0 (off) or more": 0 <= top_k <= 1_000_000,
-            "stop takes at most 8 strings of 1 to 200 characters": len(stop) <= 8
-            and all(1 <= len(each) <= 200 for each in stop),
-        }
-        for rule, holds in in_bounds.items():
-            if not holds:
-                raise BadParameters(rule)
-        return Sampling(
-            max_tokens=wanted,
-            temperature_milli=round(temperature * 1_000),
-            top_p_milli=max(1, round(top_p * 1_000)),
-            top_k=top_k,
-            stop=list(stop),
-        )
+    def _most(self, max_tokens: int | None) -> int:
+        return self._config.max_tokens if max_tokens is None else max_tokens
 
     def _start(
         self,
@@ -196,7 +168,7 @@ class Client:
         price = self._config.max_price if max_price is None else max_price
         seconds = self._config.deadline_seconds if deadline_seconds is None else deadline_seconds
         if not 0 < seconds * 1_000 < MAX_VALIDITY_MS:
-            raise BadParameters(f"a deadline is at most {MAX_VALIDITY_MS // 1_000} s away")
+            raise BadParameters(f"a deadline is more than 0 and at most {MAX_VALIDITY_MS // 1_000} s away")
         if not 0 <= price < 2**63:
             raise PriceOverBudget("a maximum price is a number of octas, 0 or more")
         if not 1 <= len(model) <= 200:
@@ -221,16 +193,20 @@ class Client:
                 job.accepted.set()
 
     async def _ask_routers(self, ask: Ask, job: Job) -> Result:
+        """Ask the nearest routers and, when none of them can, others that the DHT names."""
         failed: MeshError | None = None
-        for router in (await self._find_routers())[:ROUTERS_TRIED]:
-            stream = Stream(ask, job)
-            try:
-                return await self._ask_router(router, ask, stream)
-            except (UnreachableError, Draining, Busy, LedgerDown, RouterNotAuthorised) as error:
-                self._routers_as_of_ms = -ROUTERS_KNOWN_MS  # look again next time
-                if stream.token_ids:
-                    raise
-                failed = error
+        tried: set[PublicKey] = set()
+        for find in (self._find_routers, self._find_other_routers):
+            for router in [router for router in await find() if router not in tried][:ROUTERS_TRIED]:
+                tried.add(router)
+                stream = Stream(ask, job)
+                try:
+                    return await self._ask_router(router, ask, stream)
+                except (UnreachableError, Draining, Busy, LedgerDown, PeerError) as error:
+                    self._routers_as_of_ms = -ROUTERS_KNOWN_MS  # look again next time
+                    if stream.token_ids:
+                        raise
+                    failed = error
         assert failed is not None, "there is at least one router"
         raise failed
 
@@ -267,8 +243,9 @@ class Client:
             consent=consent,
             consent_signature=self.identity.sign(consent),
         )
-        valid_ms = max(1, ask.deadline_ms - now_ms)
-        return seal(body, self.identity, now_ms=now_ms, valid_ms=valid_ms, recipient=router)
+        # a little longer than the deadline, so that a router that hears of it too late can say just that
+        valid_ms = max(1, ask.deadline_ms - now_ms) + int(DEADLINE_GRACE_SECONDS * 1_000)
+        return seal(body, self.identity, now_ms=now_ms, valid_ms=min(valid_ms, MAX_VALIDITY_MS), recipient=router)
 
     def _check(self, request: Sealed[TaskRequest], done: Done, stream: Stream) -> Result:
         """Trust nobody: the same checks as the router's, on what this client itself has seen."""
@@ -323,21 +300,32 @@ class Client:
                 return self._routers
 
     async def _look_for_routers(self) -> list[PublicKey]:
-        unauthorised: list[PeerId] = []
-        found: list[PublicKey] = []
-        for router in await self._reachable_routers():
-            standing = await self.ledger.server(address(router))
-            if standing is not None and standing.authorised(self._clock() / 1_000):
-                found.append(router)
-            else:
-                unauthorised.append(peer_id(router))
-        if not found and unauthorised:
+        connected = [peer for peer in self.network.peers() if "router" in peer.roles]
+        found = await self._authorised(connected)
+        if found:
+            return found
+        provided = await self._provided_routers()
+        found = await self._authorised(provided)
+        if not found and (connected or provided):
             raise RouterNotAuthorised(
-                f"router {unauthorised[0]} is not authorised on the ledger; wait for its operator to have it "
-                "authorised, or join through another bootstrap peer"
+                f"router {(connected or provided)[0].peer} is not authorised on the ledger; wait for its operator to "
+                "have it authorised, or join through another bootstrap peer"
             )
         if not found:
             raise NoRouter(self._why_no_router())
+        return found
+
+    async def _find_other_routers(self) -> list[PublicKey]:
+        """Those that the DHT names and that can be reached; none is no error."""
+        return await self._authorised(await self._provided_routers())
+
+    async def _authorised(self, routers: Sequence[ConnectedPeer]) -> list[PublicKey]:
+        """Those that the ledger authorises, nearest first."""
+        found: list[PublicKey] = []
+        for router in sorted(routers, key=lambda each: each.rtt_ms or 0.0):
+            standing = await self.ledger.server(address(router.public_key))
+            if standing is not None and standing.authorised(self._clock() / 1_000):
+                found.append(router.public_key)
         return found
 
     def _why_no_router(self) -> str:
@@ -352,34 +340,18 @@ class Client:
             "start one with: cactus-mesh run --role router"
         )
 
-    async def _reachable_routers(self) -> list[PublicKey]:
-        connected = {peer.public_key: peer.rtt_ms for peer in self.network.peers() if "router" in peer.roles}
-        if not connected:
-            for found in (await self.network.providers(role_key("router")))[: 2 * ROUTERS_TRIED]:
-                with contextlib.suppress(MeshError, trio.TooSlowError, ValueError):
-                    key = public_key_of(found)
-                    with trio.fail_after(DIAL_SECONDS):
-                        connected[key] = (await self.network.connect(found)).rtt_ms
-        return sorted(connected, key=lambda router: connected[router] or 0.0)
+    async def _provided_routers(self) -> list[ConnectedPeer]:
+        """What the DHT calls routers and can be reached, connected by now; dialled side by side."""
+        reached: list[ConnectedPeer] = []
 
+        async def dial(peer: PeerId) -> None:
+            with contextlib.suppress(MeshError, trio.TooSlowError):
+                with trio.fail_after(DIAL_SECONDS):
+                    found = await self.network.connect(peer)
+                if "router" in found.roles:
+                    reached.append(found)
 
-def _short_enough(text: str) -> str:
-    if len(text) > MAX_PROMPT_CHARACTERS:
-        raise BadParameters(f"a prompt has at most {MAX_PROMPT_CHARACTERS} characters, this one {len(text)}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadParameters("the prompt is not valid text: it holds half of a surrogate pair") from None
-    return text
-
-
-def _conversation(messages: Sequence[Mapping[str, str]]) -> Chat:
-    turns: list[ChatMessage] = []
-    for message in messages:
-        role = _ROLES.get(message.get("role", ""))
-        if role is None:
-            raise BadParameters(f"a message's role is one of {', '.join(_ROLES)}, not {message.get('role')!r}")
-        turns.append(ChatMessage(role, _short_enough(message.get("content", ""))))
-    if not 1 <= len(turns) <= 256:
-        raise BadParameters("a conversation has 1 to 256 messages")
-    return Chat(turns)
+        async with trio.open_nursery() as nursery:
+            for peer in (await self.network.providers(role_key("router")))[: 2 * ROUTERS_TRIED]:
+                nursery.start_soon(dial, peer)
+        return reached

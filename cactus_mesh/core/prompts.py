@@ -1,0 +1,68 @@
+"""What may be asked: bounds on prompts, conversations and sampling, checked before anything is signed or sent.
+
+The orchestrator's engine decides in the end; this spares the user a round trip.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from cactus_mesh.errors import BadParameters, PromptTooLong
+from cactus_mesh.messages import MAX_PROMPT_CHARACTERS, MAX_TOKENS, Chat, ChatMessage, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_ROLES: Final[dict[str, Literal["assistant", "system", "user"]]] = {
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+
+
+def sampling_of(max_tokens: int, temperature: float, top_p: float, top_k: int, stop: Sequence[str]) -> Sampling:
+    """Raises `BadParameters` with the rule that is broken."""
+    in_bounds = {
+        f"max_tokens must be 1 to {MAX_TOKENS}": 1 <= max_tokens <= MAX_TOKENS,
+        "temperature must be 0 to 5": 0 <= temperature <= 5,
+        "top_p must be above 0, at most 1": 0 < top_p <= 1,
+        "top_k must be 0 (off) or more": 0 <= top_k <= 1_000_000,
+        "stop takes at most 8 strings of 1 to 200 characters": len(stop) <= 8
+        and all(1 <= len(each) <= 200 for each in stop),
+    }
+    for rule, holds in in_bounds.items():
+        if not holds:
+            raise BadParameters(rule)
+    return Sampling(
+        max_tokens=max_tokens,
+        temperature_milli=round(temperature * 1_000),
+        top_p_milli=max(1, round(top_p * 1_000)),
+        top_k=top_k,
+        stop=list(stop),
+    )
+
+
+def short_enough(text: str) -> str:
+    """Raises `PromptTooLong`, or `BadParameters` for what is no text."""
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise PromptTooLong(
+            f"a prompt has at most {MAX_PROMPT_CHARACTERS:,} characters, this one {len(text):,}; shorten it"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadParameters("the prompt is not valid text; give it as UTF-8") from None
+    return text
+
+
+def conversation(messages: Sequence[Mapping[str, str]]) -> Chat:
+    """Raises as `short_enough`, and `BadParameters` for a role or a number of messages that there is not."""
+    turns: list[ChatMessage] = []
+    for message in messages:
+        role = _ROLES.get(message.get("role", ""))
+        if role is None:
+            raise BadParameters(f"a message's role is one of {', '.join(_ROLES)}, not {message.get('role')!r}")
+        turns.append(ChatMessage(role, short_enough(message.get("content", ""))))
+    if not 1 <= len(turns) <= 256:
+        raise BadParameters("a conversation has 1 to 256 messages")
+    return Chat(turns)
