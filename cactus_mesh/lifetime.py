@@ -15,8 +15,8 @@ from cactus_mesh.concurrency import open_service_nursery
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-STOP_SIGNALS: Final = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
-"""SIGBREAK is Windows' Ctrl-Break, which has no SIGTERM that a process could be sent."""
+STOP_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
+"""SIGBREAK is Windows' Ctrl-Break, which has no SIGTERM that a process could be sent; SIGHUP is a closed terminal."""
 
 
 class Lifetime:
@@ -53,8 +53,14 @@ async def open_lifetime(*, stdin_too: bool = False) -> AsyncIterator[Lifetime]:
         yield lifetime
 
 
+def _to_listen_to() -> list[signal.Signals]:
+    """Those that this system has and nobody has switched off, as ``nohup`` does with SIGHUP."""
+    known = [signal.Signals[name] for name in STOP_SIGNALS if name in signal.Signals.__members__]
+    return [each for each in known if signal.getsignal(each) is not signal.SIG_IGN]
+
+
 async def _on_signal(lifetime: Lifetime, *, task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+    with trio.open_signal_receiver(*_to_listen_to()) as signals:
         task_status.started()
         async for _ in signals:
             lifetime.stop()

@@ -47,10 +47,12 @@ def complain(error: MeshError, *, as_json: bool) -> None:
 
 
 def octas(amount: int) -> str:
-    """An amount for people: ``12,345 octas``, and in APT once it is large enough to mean something there."""
+    """An amount for people: ``12,345 octas``, and in APT, exactly, once that is large enough to mean something."""
     if amount < OCTAS_PER_APT // 1_000:
         return f"{amount:,} octas"
-    return f"{amount:,} octas ({amount / OCTAS_PER_APT:g} APT)"
+    whole, rest = divmod(amount, OCTAS_PER_APT)
+    apt = f"{whole:,}.{rest:08d}".rstrip("0").rstrip(".")
+    return f"{amount:,} octas ({apt} APT)"
 
 
 class _LogLine(logging.Formatter):
@@ -71,11 +73,15 @@ class _LogJson(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **{name: str(value) for name, value in _extras(record).items()},
+            **{name: _as_json(value) for name, value in _extras(record).items()},
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+def _as_json(value: object) -> object:
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from cactus_mesh.cli.base import command, json_option, load, main, network_options
+from cactus_mesh.errors import LedgerError
 from cactus_mesh.terminal import octas, print_json, say, stream
 
 if TYPE_CHECKING:
+    from cactus_mesh.answer import Result
+    from cactus_mesh.client import Client
     from cactus_mesh.config import Home
+    from cactus_mesh.core.pricing import Split
+
+PAID_SECONDS: Final = 60.0
+"""A router settles within seconds; one that has stopped does it at its next start."""
 
 
 @main.command()
@@ -64,7 +72,7 @@ async def ask(
             if not as_json:
                 stream(piece)
         result = answer.result
-        split = await client.paid(result) if wait_paid else None
+        split = await _paid(client, result) if wait_paid else None
     if as_json:
         print_json(result.summary() | {"paid_octas": None if split is None else split.paid})
         return
@@ -72,4 +80,15 @@ async def ask(
     say(f"\n{len(result.token_ids)} tokens by {result.orchestrator}, receipt verified")
     if result.delegate:
         say(f"worked on by {result.delegate}, to whom it was delegated")
+    if wait_paid and split is None:
+        say(f"not settled after {PAID_SECONDS:.0f} s; the router may do it later, see: cactus-mesh balance")
     say(f"paid {octas(split.paid)}" if split is not None else f"costs at most {octas(result.price)}")
+
+
+async def _paid(client: Client, result: Result) -> Split | None:
+    """What was paid, or None when the ledger does not tell soon: the answer is there all the same."""
+    import trio
+
+    with trio.move_on_after(PAID_SECONDS), suppress(LedgerError):
+        return await client.paid(result)
+    return None

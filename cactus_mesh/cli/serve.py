@@ -112,8 +112,17 @@ async def status(home: Home, as_json: bool) -> None:
         return
     for name, value in found.items():
         if value not in (None, [], {}):
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            click.echo(f"{name:16} {printable(str(shown))}")
+            click.echo(f"{name:20} {printable(_in_words(value))}")
+
+
+def _in_words(value: object) -> str:
+    match value:
+        case list():
+            return ", ".join(map(str, value))
+        case dict():
+            return ", ".join(f"{name} {each}" for name, each in value.items())
+        case _:
+            return str(value)
 
 
 @main.command()
