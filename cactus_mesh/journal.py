@@ -3,7 +3,7 @@
 Also every task id and nonce that was spent here, until the ledger itself would refuse it.
 
 Written before a task's last message leaves, so that a killed router pays for what it delivered, once.  A commit
-survives the end of the process; that of the operating system may lose the last moments (SQLite WAL, synchronous=NORMAL).
+survives the end of the process; that of the operating system may lose the last moments (WAL, synchronous=NORMAL).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SCHEMA: Final = """
 CREATE TABLE tasks (
     client TEXT NOT NULL,
     task_id BLOB NOT NULL,
-    nonce INTEGER NOT NULL,
+    nonce BLOB NOT NULL,
     expires_at INTEGER NOT NULL,
     escrowed INTEGER NOT NULL,
     owed BLOB,
@@ -64,6 +64,7 @@ class Open:
 
     client: Address
     task_id: bytes
+    expires_at: int
     escrowed: bool
     owed: Settlement | None
 
@@ -139,7 +140,7 @@ class Journal:
     def _write(self, consent: TaskConsent, *, escrowed: bool, owed: bytes | None) -> None:
         self._database.execute(
             "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, 1)",
-            (consent.client, consent.task_id, consent.nonce, consent.expires_at, escrowed, owed),
+            (consent.client, consent.task_id, consent.nonce.to_bytes(8, "big"), consent.expires_at, escrowed, owed),
         )
 
     def close(self, tasks: list[tuple[Address, bytes]]) -> None:
@@ -151,16 +152,18 @@ class Journal:
     def open_tasks(self) -> list[Open]:
         """What is still to be settled or refunded, the oldest expiry first."""
         rows = self._database.execute(
-            "SELECT client, task_id, escrowed, owed FROM tasks WHERE open ORDER BY expires_at"
+            "SELECT client, task_id, expires_at, escrowed, owed FROM tasks WHERE open ORDER BY expires_at"
         ).fetchall()
-        return [Open(client, task, bool(escrowed), _settlement(owed)) for client, task, escrowed, owed in rows]
+        return [
+            Open(client, task, until, bool(escrowed), _settlement(owed)) for client, task, until, escrowed, owed in rows
+        ]
 
     def used(self) -> list[Used]:
         rows = self._database.execute(
             "SELECT client, task_id, nonce, expires_at FROM tasks ORDER BY expires_at DESC LIMIT ?",
             (MAX_REMEMBERED_TASKS,),
         ).fetchall()
-        return [Used(*row) for row in rows]
+        return [Used(client, task, int.from_bytes(nonce, "big"), until) for client, task, nonce, until in rows]
 
     def forget(self, now: int) -> None:
         """Drop closed tasks whose consent has expired: the ledger itself refuses them."""

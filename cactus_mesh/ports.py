@@ -220,12 +220,21 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
+class Due:
+    """An amount on its way out, in octas, and when it may leave, in Unix seconds."""
+
+    amount: int
+    release_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerView:
     """A router's standing.  *expires_at* in Unix seconds, *max_budget* the most it may have in escrow, in octas."""
 
     status: Literal["authorised", "pending", "revoked"]
     expires_at: int
     max_budget: int
+    escrowed: int
 
     def authorised(self, now: float) -> bool:
         return self.status == "authorised" and now < self.expires_at
@@ -233,26 +242,49 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorView:
-    """An orchestrator's standing, found by its operator address.  Amounts in octas."""
+    """An orchestrator's standing, found by its operator address.  Amounts in octas.
+
+    *stake* is active; *unbonding* can still be slashed until it is released.  Nothing leaves while a dispute is open.
+    """
 
     owner: Address
     public_key: PublicKey
     stake: int
-    frozen: bool
+    unbonding: tuple[Due, ...]
+    open_disputes: int
     completed: int
     failed: int
     timed_out: int
     slashed: int
     compute_ms: int
 
+    @property
+    def frozen(self) -> bool:
+        return self.open_disputes > 0
+
 
 @dataclass(frozen=True, slots=True)
 class ClientView:
-    """A client's money with the contract, in octas.  *deposit* can be spent by consent, *withdrawing* cannot."""
+    """A client's money with the contract, in octas.
+
+    *deposit* can be spent by consent, *escrowed* is held for running tasks, *withdrawals* are on their way out.
+    """
 
     public_key: PublicKey
     deposit: int
-    withdrawing: int
+    escrowed: int
+    withdrawals: tuple[Due, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeView:
+    """A completed task in doubt.  *act_by* (Unix seconds) is the owner's deadline to contest, then the arbiter's."""
+
+    status: Literal["contested", "dismissed", "lapsed", "open", "upheld"]
+    orchestrator: Address
+    opener: Address
+    bond: int
+    act_by: int
 
 
 TaskStatus = Literal["completed", "created", "failed", "timed_out"]
@@ -313,16 +345,39 @@ class Ledger(Protocol):
     async def orchestrator(self, operator: Address) -> OrchestratorView | None: ...
     async def client(self, account: Address) -> ClientView | None: ...
     async def task(self, client: Address, task_id: bytes) -> TaskView | None: ...
+    async def dispute(self, client: Address, task_id: bytes) -> DisputeView | None: ...
 
     # as a client
     async def deposit(self, signer: Identity, amount: int) -> None: ...
+    async def request_withdrawal(self, signer: Identity, amount: int) -> None:
+        """Take *amount* out of what consents can spend; it can leave after the contract's waiting time."""
+        ...
 
-    # as an orchestrator
+    async def withdraw(self, signer: Identity) -> None:
+        """Pay out every withdrawal whose wait is over."""
+        ...
+
+    # as an orchestrator's owner
     async def register_orchestrator(
         self, owner: Identity, operator: PublicKey, stake: int, operator_signature: bytes = b""
     ) -> None:
         """*operator_signature* is the operator key's over `OperatorConsent`; not needed when it is the owner's own."""
         ...
+
+    async def add_stake(self, owner: Identity, operator: Address, amount: int) -> None: ...
+    async def request_unstake(self, owner: Identity, operator: Address, amount: int) -> None:
+        """Begin to take *amount* out of the active stake; it can leave after the contract's unbonding time."""
+        ...
+
+    async def cancel_unstake(self, owner: Identity, operator: Address) -> None:
+        """Make everything that is unbonding active again."""
+        ...
+
+    async def withdraw_stake(self, owner: Identity, operator: Address) -> None:
+        """Pay out every unbonding whose wait is over."""
+        ...
+
+    async def contest_dispute(self, owner: Identity, client: Address, task_id: bytes, answer_hash: bytes) -> None: ...
 
     # as a router
     async def register_server(self, signer: Identity) -> None: ...
@@ -335,6 +390,16 @@ class Ledger(Protocol):
 
     # as anybody, after the deadline
     async def timeout_task(self, signer: Identity, client: Address, task_id: bytes) -> None: ...
+
+    async def finalize_dispute(self, signer: Identity, client: Address, task_id: bytes) -> None: ...
+
+    # as a task's client or router
+    async def open_dispute(self, signer: Identity, client: Address, task_id: bytes, evidence_hash: bytes) -> None:
+        """Doubt a completed task; costs the contract's bond if the doubt is found to be wrong."""
+        ...
+
+    # as the arbiter
+    async def resolve_dispute(self, arbiter: Identity, client: Address, task_id: bytes, *, upheld: bool) -> None: ...
 
     # as the administrator
     async def authorise_server(self, admin: Identity, server: Address, expires_at: int, max_budget: int) -> None: ...

@@ -93,7 +93,7 @@ async def open_router(
     clock: Clock = wall_clock,
 ) -> AsyncIterator[Router]:
     """Serve clients.  Leaving the block refuses new tasks, lets running ones end for a while, and settles."""
-    async with open_settler(identity, ledger, config, journal) as settler, open_service_nursery() as nursery:
+    async with open_settler(identity, ledger, config, journal, clock) as settler, open_service_nursery() as nursery:
         dispatcher = Dispatcher(network, directory, clock, patience)
         router = Router(identity, network, ledger, settler, dispatcher, name, config, stake_cover)
         router._remember(journal.used())
@@ -209,7 +209,8 @@ class Router:
                 del self._running[key]
             self._one_less.set()
             if running.escrowed and not running.handed_over:
-                self._settler.put(Failed(opened.consent.client, opened.consent.task_id, partial(self._release, opened)))
+                consent, told = opened.consent, partial(self._release, opened)
+                self._settler.put(Failed(consent.client, consent.task_id, consent.expires_at, told))
             elif not running.handed_over:
                 self._release(opened)
 

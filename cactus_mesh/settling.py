@@ -6,6 +6,7 @@ router that is killed goes on where it was; the contract pays a task once, howev
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
+from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
-from cactus_mesh.errors import LedgerDown, MeshError
+from cactus_mesh.errors import LedgerAborted, LedgerDown, MeshError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from cactus_mesh.clock import Clock
     from cactus_mesh.config import RouterConfig
     from cactus_mesh.core.settlement import Settlement, TaskConsent
     from cactus_mesh.identity import Address, Identity
@@ -52,19 +55,21 @@ class Failed:
 
     client: Address
     task_id: bytes
+    expires_at: int
+    """Of its consent, in Unix seconds."""
     told: Callable[[], None]
 
 
 @asynccontextmanager
 async def open_settler(
-    identity: Identity, ledger: Ledger, config: RouterConfig, journal: Journal
+    identity: Identity, ledger: Ledger, config: RouterConfig, journal: Journal, clock: Clock = wall_clock
 ) -> AsyncIterator[Settler]:
     """Begins with what *journal* still holds open.
 
     Leaving the block stops taking tasks and settles those that wait, for at most `GRACE_SECONDS`; what is left then is
     taken up at the next start.
     """
-    settler = Settler(identity, ledger, config, journal)
+    settler = Settler(identity, ledger, config, journal, clock)
     settler._take_up()
     async with open_service_nursery() as nursery:
         nursery.start_soon(settler._run)
@@ -87,12 +92,16 @@ def _key(task: Finished | Failed) -> tuple[Address, bytes]:
 class Settler:
     """One router's queue to the ledger."""
 
-    def __init__(self, identity: Identity, ledger: Ledger, config: RouterConfig, journal: Journal) -> None:
+    def __init__(
+        self, identity: Identity, ledger: Ledger, config: RouterConfig, journal: Journal, clock: Clock
+    ) -> None:
         self._identity = identity
         self._ledger = ledger
         self._config = config
         self._journal = journal
-        self._into, self._queue = trio.open_memory_channel[Finished | Failed](MAX_UNSETTLED)
+        self._clock = clock
+        room = MAX_UNSETTLED + config.tasks_at_once  # those that were under way when the last place was taken
+        self._into, self._queue = trio.open_memory_channel[Finished | Failed](room)
         self._ended = trio.Event()
         self.waiting = 0
         """Tasks that the ledger has not decided yet."""
@@ -118,7 +127,8 @@ class Settler:
 
     def _queue_up(self, task: Finished | Failed) -> None:
         self.waiting += 1
-        self._into.send_nowait(task)
+        with contextlib.suppress(trio.ClosedResourceError):  # too late for this run; the journal has it for the next
+            self._into.send_nowait(task)
 
     def _take_up(self) -> None:
         """Queue what an earlier run of this router left open."""
@@ -127,7 +137,7 @@ class Settler:
             if task.owed is not None:
                 self._queue_up(Finished(task.owed, task.escrowed, lambda _: None))
             else:
-                self._queue_up(Failed(task.client, task.task_id, lambda: None))
+                self._queue_up(Failed(task.client, task.task_id, task.expires_at, lambda: None))
         if left:
             log.info("taking up what an earlier run left unsettled", extra={"tasks": len(left)})
 
@@ -154,25 +164,31 @@ class Settler:
             await self._settle_together(together)
         for task in batch:
             if isinstance(task, Failed):
-                await self._insist(partial(self._ledger.fail_task, self._identity, task.client, task.task_id))
+                refund = partial(self._ledger.fail_task, self._identity, task.client, task.task_id)
+                await self._insist(refund, task.expires_at)
                 task.told()
             elif task.escrowed:
                 complete = partial(self._ledger.complete_task, self._identity, task.settlement)
-                task.told(await self._insist(complete))
+                task.told(await self._insist(complete, task.settlement.consent.expires_at))
         self._journal.close([_key(task) for task in batch])
         self.waiting -= len(batch)
 
     async def _settle_together(self, tasks: Sequence[Finished]) -> None:
         settlements = [task.settlement for task in tasks]
-        answer = await self._insist(partial(self._ledger.settle, self._identity, settlements))
+        until = max(each.consent.expires_at for each in settlements)
+        answer = await self._insist(partial(self._ledger.settle, self._identity, settlements), until)
         results: Sequence[Settled | None] = answer if answer is not None else [None] * len(tasks)
         for task, result in zip(tasks, results, strict=True):
             if result is not None and result.skipped is not None and not result.settled_before:
                 log.warning("the contract skipped a task", extra={"why": result.skipped})
             task.told(result)
 
-    async def _insist(self, act: Callable[[], Awaitable[_T]]) -> _T | None:
-        """Do *act* until the ledger answers; None when the answer is no."""
+    async def _insist(self, act: Callable[[], Awaitable[_T]], until: int) -> _T | None:
+        """Do *act* until the contract answers; None when its answer is no.
+
+        A transaction that never ran (no coins for its fee, an authorisation that lapsed) is not the contract's answer:
+        it is tried again until *until* (Unix seconds), when nothing can be paid any more.
+        """
         wait_seconds = FIRST_RETRY_SECONDS
         while True:
             try:
@@ -180,7 +196,10 @@ class Settler:
             except LedgerDown as error:
                 log.warning("the ledger is down; settling waits", extra={"seconds": wait_seconds, "why": str(error)})
             except MeshError as error:
-                log.error("the ledger refused a settlement", extra={"code": error.code, "why": str(error)})
-                return None
+                final = isinstance(error, LedgerAborted) or self._clock() >= until * 1_000
+                words = "the ledger refused a settlement" if final else "the ledger takes no settlement; trying again"
+                log.error(words, extra={"code": error.code, "why": str(error)})
+                if final:
+                    return None
             await trio.sleep(wait_seconds)
             wait_seconds = min(LAST_RETRY_SECONDS, 2 * wait_seconds)

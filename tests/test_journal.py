@@ -47,7 +47,7 @@ def test_a_finished_task_is_open_until_it_is_closed_also_over_a_restart(tmp_path
     with open_journal(path, now=NOW) as journal:
         journal.finish(done, escrowed=False)
     with open_journal(path, now=NOW) as journal:
-        assert journal.open_tasks() == [Open(*key(done), escrowed=False, owed=done)]
+        assert journal.open_tasks() == [Open(*key(done), done.consent.expires_at, escrowed=False, owed=done)]
         journal.close([key(done)])
     with open_journal(path, now=NOW) as journal:
         assert journal.open_tasks() == []
@@ -57,18 +57,19 @@ def test_an_escrow_is_owed_back_until_its_task_is_finished(tmp_path):
     done = settlement()
     with open_journal(tmp_path / "journal", now=NOW) as journal:
         journal.escrow(done.consent)
-        assert journal.open_tasks() == [Open(*key(done), escrowed=True, owed=None)]
+        assert journal.open_tasks() == [Open(*key(done), done.consent.expires_at, escrowed=True, owed=None)]
         journal.finish(done, escrowed=True)
-        assert journal.open_tasks() == [Open(*key(done), escrowed=True, owed=done)]
+        assert journal.open_tasks() == [Open(*key(done), done.consent.expires_at, escrowed=True, owed=done)]
 
 
 def test_what_is_spent_stays_spent_until_the_consent_expires(tmp_path):
-    done = settlement(7)
+    nonce = 2**64 - 1  # more than SQLite's integers hold
+    done = settlement(nonce)
     expires_at = done.consent.expires_at
     with open_journal(tmp_path / "journal", now=NOW) as journal:
         journal.finish(done, escrowed=False)
         journal.close([key(done)])
-        assert journal.used() == [Used(*key(done), 7, expires_at)]
+        assert journal.used() == [Used(*key(done), nonce, expires_at)]
     with open_journal(tmp_path / "journal", now=expires_at + 1) as journal:
         assert journal.used() == []
 

@@ -100,7 +100,10 @@ def words(number):
         ("header", words(messages.MAX_CLOCK_SKEW_MS)),
         ("header", words(messages.MAX_VALIDITY_MS)),
         ("header", words(messages.ReplayCache.MAX_PER_SENDER)),
-        ("The request", f"{requests.SETTLE_MARGIN_SECONDS} s beyond the deadline"),
+        (
+            "The request",
+            f"at most {requests.MAX_CONSENT_SECONDS} s beyond the deadline",
+        ),
         ("done", f"{words(routing.MAX_CHARACTERS_PER_TOKEN)} characters"),
         ("The receipt", f"{verification.TEMPLATE_TOKENS_PER_MESSAGE} for each message"),
         ("The receipt", f"{words(verification.CLOCK_SLACK_MS)} ms"),

@@ -185,7 +185,7 @@ async def balance(home: Home, account: str | None, network: str | None, ledger: 
         "address": whose,
         "coins": coins,
         "deposit": 0 if client is None else client.deposit,
-        "withdrawing": 0 if client is None else client.withdrawing,
+        "withdrawing": 0 if client is None else sum(due.amount for due in client.withdrawals),
         "stake": 0 if operator is None else operator.stake,
     }
     if as_json:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SETTLE_MARGIN_SECONDS: Final = 600
 """A consent must outlive the task's deadline by this, so that a router can settle in batches and retry."""
 
+MAX_CONSENT_SECONDS: Final = 86_400
+"""How long beyond its deadline a router may have to remember a task, and try to have it paid."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contract:
@@ -76,6 +79,8 @@ def open_request(
         raise ConsentRejected(f"the consent to pay names another {', '.join(names)} than the request; sign it again")
     if consent.expires_at * 1000 < request.deadline_ms + SETTLE_MARGIN_SECONDS * 1000:
         raise ConsentRejected(f"the consent to pay must outlive the deadline by {SETTLE_MARGIN_SECONDS} s")
+    if consent.expires_at * 1000 > request.deadline_ms + MAX_CONSENT_SECONDS * 1000:
+        raise ConsentRejected(f"the consent to pay must not outlive the deadline by more than {MAX_CONSENT_SECONDS} s")
     if not verify(sealed.sender, request.consent, request.consent_signature):
         raise ConsentRejected("the signature of the consent to pay does not match the client's key")
     return OpenRequest(sealed, consent)

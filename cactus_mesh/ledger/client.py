@@ -17,7 +17,16 @@ from cactus_mesh.errors import LedgerRejected
 from cactus_mesh.ledger import contract as abi
 from cactus_mesh.ledger.rules.params import BOUNDS, params_of
 from cactus_mesh.ledger.rules.tasks import MAX_BATCH
-from cactus_mesh.ports import Chain, ClientView, EscrowOrder, OrchestratorView, ServerView, Settled, TaskView
+from cactus_mesh.ports import (
+    Chain,
+    ClientView,
+    DisputeView,
+    EscrowOrder,
+    OrchestratorView,
+    ServerView,
+    Settled,
+    TaskView,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -131,6 +140,9 @@ class ContractLedger:
     async def task(self, client: Address, task_id: bytes) -> TaskView | None:
         return await self._read(partial(abi.task_view, client), "task", client, task_id)
 
+    async def dispute(self, client: Address, task_id: bytes) -> DisputeView | None:
+        return await self._read(abi.dispute_view, "dispute", client, task_id)
+
     async def _read(self, understand: Callable[[Json], V], function: str, *arguments: Value) -> V | None:
         record = await self._views.view(function, *arguments)
         return None if record is None else _parsed(understand, record, function)
@@ -146,10 +158,28 @@ class ContractLedger:
     async def deposit(self, signer: Identity, amount: int) -> None:
         await self._change(signer, "deposit", signer.public_key, amount)
 
+    async def request_withdrawal(self, signer: Identity, amount: int) -> None:
+        await self._change(signer, "request_withdrawal", amount)
+
+    async def withdraw(self, signer: Identity) -> None:
+        await self._change(signer, "withdraw")
+
     async def register_orchestrator(
         self, owner: Identity, operator: PublicKey, stake: int, operator_signature: bytes = b""
     ) -> None:
         await self._change(owner, "register_orchestrator", operator, operator_signature, stake)
+
+    async def add_stake(self, owner: Identity, operator: Address, amount: int) -> None:
+        await self._change(owner, "add_stake", operator, amount)
+
+    async def request_unstake(self, owner: Identity, operator: Address, amount: int) -> None:
+        await self._change(owner, "request_unstake", operator, amount)
+
+    async def cancel_unstake(self, owner: Identity, operator: Address) -> None:
+        await self._change(owner, "cancel_unstake", operator)
+
+    async def withdraw_stake(self, owner: Identity, operator: Address) -> None:
+        await self._change(owner, "withdraw_stake", operator)
 
     async def register_server(self, signer: Identity) -> None:
         await self._change(signer, "register_server")
@@ -184,6 +214,22 @@ class ContractLedger:
 
     async def timeout_task(self, signer: Identity, client: Address, task_id: bytes) -> None:
         await self._transport.call(signer, "timeout_task", (client, task_id))
+
+    # disputes
+
+    async def open_dispute(self, signer: Identity, client: Address, task_id: bytes, evidence_hash: bytes) -> None:
+        await self._change(signer, "open_dispute", client, task_id, evidence_hash)
+
+    async def contest_dispute(self, owner: Identity, client: Address, task_id: bytes, answer_hash: bytes) -> None:
+        await self._change(owner, "contest_dispute", client, task_id, answer_hash)
+
+    async def resolve_dispute(self, arbiter: Identity, client: Address, task_id: bytes, *, upheld: bool) -> None:
+        await self._change(arbiter, "resolve_dispute", client, task_id, upheld)
+
+    async def finalize_dispute(self, signer: Identity, client: Address, task_id: bytes) -> None:
+        await self._change(signer, "finalize_dispute", client, task_id)
+
+    # settling
 
     async def settle(self, signer: Identity, batch: Sequence[Settlement]) -> list[Settled]:
         """Safe to repeat: what an earlier call has settled comes back as `Settled.settled_before`."""

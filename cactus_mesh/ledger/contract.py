@@ -14,7 +14,7 @@ from cactus_mesh.ledger.rules import codes
 from cactus_mesh.ledger.rules.codes import CODES
 from cactus_mesh.ledger.rules.params import BOUNDS
 from cactus_mesh.ledger.values import Json, Value, decode, encode, long_address
-from cactus_mesh.ports import ClientView, OrchestratorView, ServerView, Settled, TaskView
+from cactus_mesh.ports import ClientView, DisputeView, Due, OrchestratorView, ServerView, Settled, TaskView
 
 MODULE: Final = "cactus_payment"
 
@@ -99,7 +99,11 @@ Event = tuple[str, dict[str, Json]]
 
 
 def server_view(record: Json) -> ServerView:
-    return ServerView(record["status"], int(record["expires_at"]), int(record["max_budget"]))
+    return ServerView(record["status"], int(record["expires_at"]), int(record["max_budget"]), int(record["escrowed"]))
+
+
+def _dues(entries: Json) -> tuple[Due, ...]:
+    return tuple(Due(int(entry["amount"]), int(entry["release_at"])) for entry in entries)
 
 
 def orchestrator_view(record: Json) -> OrchestratorView:
@@ -108,7 +112,8 @@ def orchestrator_view(record: Json) -> OrchestratorView:
         owner=long_address(record["owner"]),
         public_key=PublicKey(_bytes(record["public_key"])),
         stake=int(record["stake"]),
-        frozen=int(record["open_disputes"]) > 0,
+        unbonding=_dues(record["unbonding"]),
+        open_disputes=int(record["open_disputes"]),
         completed=int(metrics["completed"]),
         failed=int(metrics["failed"]),
         timed_out=int(metrics["timed_out"]),
@@ -118,8 +123,22 @@ def orchestrator_view(record: Json) -> OrchestratorView:
 
 
 def client_view(record: Json) -> ClientView:
-    withdrawing = sum(int(due["amount"]) for due in record["withdrawals"])
-    return ClientView(PublicKey(_bytes(record["public_key"])), int(record["deposit"]), withdrawing)
+    return ClientView(
+        public_key=PublicKey(_bytes(record["public_key"])),
+        deposit=int(record["deposit"]),
+        escrowed=int(record["escrowed"]),
+        withdrawals=_dues(record["withdrawals"]),
+    )
+
+
+def dispute_view(record: Json) -> DisputeView:
+    return DisputeView(
+        status=record["status"],
+        orchestrator=long_address(record["orchestrator"]),
+        opener=long_address(record["opener"]),
+        bond=int(record["bond"]),
+        act_by=int(record["act_by"]),
+    )
 
 
 def task_view(client: Json, record: Json) -> TaskView:

@@ -1,7 +1,8 @@
 """Move values as BCS and as a full node's JSON.
 
-Only the types that the contract's functions take: bool, u8, u64, address, String and vectors of these.  In Python a
-``vector<u8>`` is bytes, any other vector a list, an address its long text form.  Each value has one encoding.
+Python values are of the types that functions take: bool, integers, address, String, Object and vectors of these.  A
+``vector<u8>`` is bytes, any other vector a list, an address or Object its long text form.  Each has one encoding.
+Structs and Options exist as JSON only, and as BCS made from that.
 """
 
 from __future__ import annotations
@@ -10,15 +11,22 @@ import dataclasses
 import functools
 import types
 import typing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cactus_mesh.identity import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Value = Any
 """A Move value in Python: int, bool, str, bytes, or a list of these."""
 Json = Any
 
-_INTEGER_BYTES: Final = {"u8": 1, "u64": 8}
+_INTEGER_BYTES: Final = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "u128": 16, "u256": 32}
+_JSON_NUMBERS: Final = frozenset({"u8", "u16", "u32"})
+"""Shown as numbers; longer ones as strings, since not every JSON reader keeps more than 53 bits."""
+_OBJECT: Final = "0x1::object::Object<"
+_OPTION: Final = "0x1::option::Option<"
 MAX_VECTOR: Final = 65_536
 """Longer than any vector in a transaction, which has at most 64 KiB."""
 
@@ -42,17 +50,21 @@ def _encode(kind: str, value: Value) -> bytes:
     match kind:
         case "bool":
             return b"\x01" if value else b"\x00"
-        case "u8" | "u64":
-            return int.to_bytes(value, _INTEGER_BYTES[kind], "little")
+        case "u64":
+            return int.to_bytes(value, 8, "little")
         case "address":
             return address_bytes(value)
         case "vector<u8>":
-            return _uleb128(len(value)) + bytes(value)
+            return uleb128(len(value)) + bytes(value)
         case "0x1::string::String":
             return _encode("vector<u8>", value.encode())
+        case _ if kind in _INTEGER_BYTES:
+            return int.to_bytes(value, _INTEGER_BYTES[kind], "little")
+        case _ if kind.startswith(_OBJECT):
+            return address_bytes(value)
         case _:
             inner = _element(kind)
-            return _uleb128(len(value)) + b"".join(_encode(inner, item) for item in value)
+            return uleb128(len(value)) + b"".join(_encode(inner, item) for item in value)
 
 
 def decode(kind: str, data: bytes) -> Value:
@@ -69,24 +81,29 @@ def _decode(kind: str, data: bytes, at: int) -> tuple[Value, int]:
             if data[at : at + 1] not in (b"\x00", b"\x01"):
                 raise BadValue("not a bool")
             return data[at] == 1, at + 1
-        case "u8" | "u64":
-            piece, at = _take(data, at, _INTEGER_BYTES[kind])
+        case "u64":
+            piece, at = take(data, at, 8)
             return int.from_bytes(piece, "little"), at
         case "address":
-            piece, at = _take(data, at, 32)
+            piece, at = take(data, at, 32)
             return Address("0x" + piece.hex()), at
         case "vector<u8>":
-            length, at = _length(data, at)
-            return _take(data, at, length)
+            length, at = read_length(data, at)
+            return take(data, at, length)
         case "0x1::string::String":
             piece, at = _decode("vector<u8>", data, at)
-            return _utf8(piece), at
+            return utf8(piece), at
+        case _ if kind in _INTEGER_BYTES:
+            piece, at = take(data, at, _INTEGER_BYTES[kind])
+            return int.from_bytes(piece, "little"), at
+        case _ if kind.startswith(_OBJECT):
+            return _decode("address", data, at)
         case _:
             return _decode_vector(_element(kind), data, at)
 
 
 def _decode_vector(inner: str, data: bytes, at: int) -> tuple[list[Value], int]:
-    length, at = _length(data, at)
+    length, at = read_length(data, at)
     items = []
     for _ in range(length):
         item, at = _decode(inner, data, at)
@@ -94,21 +111,22 @@ def _decode_vector(inner: str, data: bytes, at: int) -> tuple[list[Value], int]:
     return items, at
 
 
-def _utf8(data: bytes) -> str:
+def utf8(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
         raise BadValue("not UTF-8") from None
 
 
-def _take(data: bytes, at: int, count: int) -> tuple[bytes, int]:
+def take(data: bytes, at: int, count: int) -> tuple[bytes, int]:
+    """*count* bytes from *at*, and where they end.  Raises `BadValue`."""
     piece = data[at : at + count]
     if len(piece) != count:
         raise BadValue("too short")
     return piece, at + count
 
 
-def _uleb128(number: int) -> bytes:
+def uleb128(number: int) -> bytes:
     encoded = bytearray()
     while number >= 0x80:
         encoded.append(number & 0x7F | 0x80)
@@ -117,10 +135,11 @@ def _uleb128(number: int) -> bytes:
     return bytes(encoded)
 
 
-def _length(data: bytes, at: int) -> tuple[int, int]:
+def read_length(data: bytes, at: int) -> tuple[int, int]:
+    """A ULEB128 number up to `MAX_VECTOR` in its shortest form.  Raises `BadValue`."""
     number = shift = 0
     while True:
-        (byte,), at = _take(data, at, 1)
+        (byte,), at = take(data, at, 1)
         number |= (byte & 0x7F) << shift
         shift += 7
         if number > MAX_VECTOR or shift > 28:
@@ -164,10 +183,15 @@ def short_address(text: str) -> str:
 
 def from_json(kind: str, data: Json) -> Value:
     """A view's argument: numbers up to 32 bits as numbers, longer ones as strings, bytes as hex.  Raises `BadValue`."""
+    if kind.startswith(_OBJECT):
+        data = data.get("inner") if isinstance(data, dict) else data
+        kind = "address"
     match kind:
         case "bool" if isinstance(data, bool):
             return data
-        case "u8" | "u64" if isinstance(data, str | int) and not isinstance(data, bool):
+        case _ if kind in _JSON_NUMBERS and isinstance(data, int) and not isinstance(data, bool):
+            return _integer(kind, str(data))
+        case _ if kind in _INTEGER_BYTES and kind not in _JSON_NUMBERS and isinstance(data, str):
             return _integer(kind, data)
         case "address" if isinstance(data, str):
             return long_address(data)
@@ -180,11 +204,21 @@ def from_json(kind: str, data: Json) -> Value:
     raise BadValue(f"{data!r:.80} is not a {kind}")
 
 
-def _integer(kind: str, data: str | int) -> int:
-    text = str(data)
-    if not (text.isascii() and text.isdigit() and len(text) <= 20) or int(text) >= 1 << 8 * _INTEGER_BYTES[kind]:
-        raise BadValue(f"{data!r:.80} is not a {kind}")
+def _integer(kind: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 78) or int(text) >= 1 << 8 * _INTEGER_BYTES[kind]:
+        raise BadValue(f"{text!r:.80} is not a {kind}")
     return int(text)
+
+
+def encode_json(kind: str, data: Json, structs: Mapping[str, Mapping[str, str]]) -> bytes:
+    """The BCS bytes of a value that JSON shows; *structs*: the types of each struct's fields.  Raises `BadValue`."""
+    if kind in structs:
+        return b"".join(encode_json(inner, data[name], structs) for name, inner in structs[kind].items())
+    if kind.startswith(_OPTION):
+        kind, data = f"vector<{kind[len(_OPTION) : -1]}>", data["vec"]
+    if kind.startswith("vector<") and isinstance(data, list):
+        return uleb128(len(data)) + b"".join(encode_json(_element(kind), item, structs) for item in data)
+    return encode(kind, from_json(kind, data))
 
 
 def _hex(text: str) -> bytes:

@@ -37,7 +37,7 @@ THIS_CONTRACT = Contract(CHAIN_ID, CONTRACT)
 SECOND_DELEGATE, THIRD_DELEGATE, STRANGER = map(identity, ("second delegate", "third delegate", "stranger"))
 WORKERS = (ORCHESTRATOR, DELEGATE, SECOND_DELEGATE, THIRD_DELEGATE)
 """Who works, by the number of delegations."""
-AUTHORISED = ServerView("authorised", expires_at=NOW_MS // 1_000 + 3_600, max_budget=10**12)
+AUTHORISED = ServerView("authorised", expires_at=NOW_MS // 1_000 + 3_600, max_budget=10**12, escrowed=0)
 DEADLINE_MS = NOW_MS + VALID_MS
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import msgspec
 import pytest
 
-from cactus_mesh.core.requests import SETTLE_MARGIN_SECONDS, Contract, open_request
+from cactus_mesh.core.requests import MAX_CONSENT_SECONDS, SETTLE_MARGIN_SECONDS, Contract, open_request
 from cactus_mesh.core.settlement import TaskConsent
 from cactus_mesh.errors import (
     BadParameters,
@@ -91,9 +91,16 @@ def test_a_consent_that_the_client_did_not_sign_is_refused():
 def test_a_consent_must_leave_time_to_settle():
     enough = -(-DEADLINE_MS // 1_000) + SETTLE_MARGIN_SECONDS
     assert opened(with_consent(expires_at=enough))
-    assert opened(with_consent(expires_at=2**64 - 1))
-    with pytest.raises(ConsentRejected, match="outlive the deadline"):
+    with pytest.raises(ConsentRejected, match="must outlive the deadline"):
         opened(with_consent(expires_at=enough - 1))
+
+
+def test_a_consent_must_not_be_remembered_for_ever():
+    longest = DEADLINE_MS // 1_000 + MAX_CONSENT_SECONDS
+    assert opened(with_consent(expires_at=longest))
+    for too_long in (longest + 1, 2**64 - 1):
+        with pytest.raises(ConsentRejected, match="must not outlive the deadline"):
+            opened(with_consent(expires_at=too_long))
 
 
 def test_a_deadline_ends_a_request_though_its_envelope_lasts():

@@ -49,10 +49,10 @@ def test_an_honest_order_of_an_authorised_router_is_taken(depth):
     ("router", "state"),
     [
         (None, "is not registered"),
-        (ServerView("pending", SOON + 60, 1), "is pending"),
-        (ServerView("revoked", SOON + 60, 1), "is revoked"),
-        (ServerView("revoked", SOON - 1, 1), "is revoked"),
-        (ServerView("authorised", SOON, 1), "is expired"),
+        (ServerView("pending", SOON + 60, 1, 0), "is pending"),
+        (ServerView("revoked", SOON + 60, 1, 0), "is revoked"),
+        (ServerView("revoked", SOON - 1, 1, 0), "is revoked"),
+        (ServerView("authorised", SOON, 1, 0), "is expired"),
     ],
 )
 def test_a_router_that_the_ledger_does_not_authorise_is_told_why(router, state):

@@ -51,7 +51,7 @@ async def test_what_was_registered_can_be_seen_at_once(stage: Stage) -> None:
     assert (orchestrator.owner, orchestrator.stake) == (ORCHESTRATOR.address, COIN)
     client = await stage.ledger.client(CLIENT.address)
     assert client is not None
-    assert (client.public_key, client.deposit, client.withdrawing) == (CLIENT.public_key, 10 * COIN, 0)
+    assert (client.public_key, client.deposit, client.withdrawals) == (CLIENT.public_key, 10 * COIN, ())
     await stage.ledger.deposit(CLIENT, 5)
     client = await stage.ledger.client(CLIENT.address)
     assert client is not None

@@ -456,6 +456,21 @@ async def test_without_a_router_the_client_is_told_what_is_missing(autojump_cloc
             await client.generate("go", model="fake").wait()
 
 
+async def test_settlement_waits_until_a_lapsed_authorisation_is_renewed(autojump_clock):
+    async with open_world() as world:
+        await world.router()
+        await world.orchestrator(engine=FakeEngine(delay_seconds=1.0))
+        client = await world.client()
+        await world.settle_down()
+        world.ledger.authorise(identity("router"), expires_at=int(world.ledger.clock()) + 1)
+        result = await client.generate("go", model="fake").wait()
+        await trio.sleep(30)
+
+        assert await world.ledger.task(identity("client").address, result.task_id) is None
+        world.ledger.authorise(identity("router"))
+        assert (await client.paid(result)).paid > 0
+
+
 async def test_settlement_waits_for_a_ledger_that_is_down_and_pays_once(autojump_clock):
     async with open_world() as world:
         await world.router()
