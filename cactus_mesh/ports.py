@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     import trio
@@ -292,14 +292,27 @@ TaskStatus = Literal["completed", "created", "failed", "timed_out"]
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """A task in the ledger.  *split* is set once it is completed."""
+    """A task in the ledger.  *split* is set once it is completed; after *done_by* (Unix seconds) anybody may end it."""
 
     client: Address
     server: Address
     orchestrator: Address
     status: TaskStatus
     max_price: int
+    done_by: int
     split: Split | None
+
+
+@dataclass(frozen=True, slots=True)
+class Governance:
+    """Who holds which office, and all parameters by name, in the contract's order."""
+
+    admin: Address
+    pending_admin: Address | None
+    arbiter: Address
+    treasury: Address
+    paused: bool
+    params: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +359,7 @@ class Ledger(Protocol):
     async def client(self, account: Address) -> ClientView | None: ...
     async def task(self, client: Address, task_id: bytes) -> TaskView | None: ...
     async def dispute(self, client: Address, task_id: bytes) -> DisputeView | None: ...
+    async def governance(self) -> Governance: ...
 
     # as a client
     async def deposit(self, signer: Identity, amount: int) -> None: ...
@@ -377,6 +391,12 @@ class Ledger(Protocol):
         """Pay out every unbonding whose wait is over."""
         ...
 
+    async def set_operator(
+        self, owner: Identity, operator: Address, successor: PublicKey, operator_signature: bytes = b""
+    ) -> None:
+        """Replace the operator key by *successor*, for good; its signature as in `register_orchestrator`."""
+        ...
+
     async def contest_dispute(self, owner: Identity, client: Address, task_id: bytes, answer_hash: bytes) -> None: ...
 
     # as a router
@@ -404,3 +424,15 @@ class Ledger(Protocol):
     # as the administrator
     async def authorise_server(self, admin: Identity, server: Address, expires_at: int, max_budget: int) -> None: ...
     async def revoke_server(self, admin: Identity, server: Address) -> None: ...
+    async def propose_admin(self, admin: Identity, proposed: Address) -> None:
+        """The first of two steps: nothing changes until *proposed* accepts."""
+        ...
+
+    async def accept_admin(self, proposed: Identity) -> None: ...
+    async def set_treasury(self, admin: Identity, treasury: Address) -> None: ...
+    async def set_arbiter(self, admin: Identity, arbiter: Address) -> None: ...
+    async def set_params(self, admin: Identity, params: Mapping[str, int]) -> None:
+        """All of them at once, as `Governance.params` has them."""
+        ...
+
+    async def set_paused(self, admin: Identity, *, paused: bool) -> None: ...

@@ -22,6 +22,7 @@ from cactus_mesh.ports import (
     ClientView,
     DisputeView,
     EscrowOrder,
+    Governance,
     OrchestratorView,
     ServerView,
     Settled,
@@ -143,6 +144,10 @@ class ContractLedger:
     async def dispute(self, client: Address, task_id: bytes) -> DisputeView | None:
         return await self._read(abi.dispute_view, "dispute", client, task_id)
 
+    async def governance(self) -> Governance:
+        config, values = await self._views.view("config"), await self._views.view("params")
+        return _parsed(lambda found: abi.governance(*found), (config, values), "config")
+
     async def _read(self, understand: Callable[[Json], V], function: str, *arguments: Value) -> V | None:
         record = await self._views.view(function, *arguments)
         return None if record is None else _parsed(understand, record, function)
@@ -181,6 +186,11 @@ class ContractLedger:
     async def withdraw_stake(self, owner: Identity, operator: Address) -> None:
         await self._change(owner, "withdraw_stake", operator)
 
+    async def set_operator(
+        self, owner: Identity, operator: Address, successor: PublicKey, operator_signature: bytes = b""
+    ) -> None:
+        await self._change(owner, "set_operator", operator, successor, operator_signature)
+
     async def register_server(self, signer: Identity) -> None:
         await self._change(signer, "register_server")
 
@@ -189,6 +199,24 @@ class ContractLedger:
 
     async def revoke_server(self, admin: Identity, server: Address) -> None:
         await self._change(admin, "revoke_server", server)
+
+    async def propose_admin(self, admin: Identity, proposed: Address) -> None:
+        await self._change(admin, "propose_admin", proposed)
+
+    async def accept_admin(self, proposed: Identity) -> None:
+        await self._change(proposed, "accept_admin")
+
+    async def set_treasury(self, admin: Identity, treasury: Address) -> None:
+        await self._change(admin, "set_treasury", treasury)
+
+    async def set_arbiter(self, admin: Identity, arbiter: Address) -> None:
+        await self._change(admin, "set_arbiter", arbiter)
+
+    async def set_params(self, admin: Identity, params: Mapping[str, int]) -> None:
+        await self._change(admin, "set_params", *(params[name] for name in BOUNDS))
+
+    async def set_paused(self, admin: Identity, *, paused: bool) -> None:
+        await self._change(admin, "set_paused", paused)
 
     # tasks
 
@@ -213,7 +241,7 @@ class ContractLedger:
         await self._transport.call(signer, "fail_task", (client, task_id))
 
     async def timeout_task(self, signer: Identity, client: Address, task_id: bytes) -> None:
-        await self._transport.call(signer, "timeout_task", (client, task_id))
+        await self._change(signer, "timeout_task", client, task_id)
 
     # disputes
 

@@ -14,7 +14,16 @@ from cactus_mesh.ledger.rules import codes
 from cactus_mesh.ledger.rules.codes import CODES
 from cactus_mesh.ledger.rules.params import BOUNDS
 from cactus_mesh.ledger.values import Json, Value, decode, encode, long_address
-from cactus_mesh.ports import ClientView, DisputeView, Due, OrchestratorView, ServerView, Settled, TaskView
+from cactus_mesh.ports import (
+    ClientView,
+    DisputeView,
+    Due,
+    Governance,
+    OrchestratorView,
+    ServerView,
+    Settled,
+    TaskView,
+)
 
 MODULE: Final = "cactus_payment"
 
@@ -150,7 +159,20 @@ def task_view(client: Json, record: Json) -> TaskView:
         orchestrator=long_address(record["orchestrator"]),
         status=record["status"],
         max_price=int(record["max_price"]),
+        done_by=int(record["done_by"]),
         split=split,
+    )
+
+
+def governance(config: Json, values: Json) -> Governance:
+    proposed = config["pending_admin"]["vec"]
+    return Governance(
+        admin=long_address(config["admin"]),
+        pending_admin=long_address(proposed[0]) if proposed else None,
+        arbiter=long_address(config["arbiter"]),
+        treasury=long_address(config["treasury"]),
+        paused=bool(config["paused"]),
+        params=dict(zip(BOUNDS, map(int, values), strict=True)),
     )
 
 
