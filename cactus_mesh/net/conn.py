@@ -45,6 +45,8 @@ class MeshConn(INetConn):
     session: Session
     hello: Hello
     about: About | None = None
+    local_port: int | None = None
+    """The port of this machine that it leaves from or came to; None when a relay carries it."""
 
     def __init__(self, muxed: MeshYamux, swarm: Swarm, *, inbound: bool) -> None:
         self.muxed_conn = muxed

@@ -37,6 +37,9 @@ class Link(IRawConnection):
         self._ahead = b""
         self._handshake_bytes = 0
 
+    local_port: int | None = None
+    """Of this machine's end; None when a relay carries it."""
+
     async def read(self, n: int | None = None) -> bytes:
         """At most *n* bytes, b"" at the end."""
         if n == 0:
@@ -80,6 +83,7 @@ class SocketLink(Link):
         family = "ip6" if ":" in self._remote[0] else "ip4"
         address = Multiaddr(f"/{family}/{self._remote[0]}/tcp/{port}")
         super().__init__(initiator=initiator, address=address, kind=ConnectionType.DIRECT)
+        self.local_port = int(sock.getsockname()[1])
         self._reads = 0
 
     def send_now(self, data: bytes | bytearray) -> int:

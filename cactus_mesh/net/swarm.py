@@ -150,7 +150,8 @@ class MeshSwarm(Swarm):
                 self._pending.popitem(last=False)[0].cancel()
             try:
                 muxed = await self._upgrade(link, None)
-                await self._live(MeshConn(muxed, self, inbound=True), lambda: self._pending.pop(pending, None))
+                conn = self._conn(muxed, link, inbound=True)
+                await self._live(conn, lambda: self._pending.pop(pending, None))
             except DialFailed as error:
                 log.debug("an incoming connection came to nothing", extra={"reason": str(error)})
             finally:
@@ -161,14 +162,14 @@ class MeshSwarm(Swarm):
     async def dial_address(self, address: Address, peer: ID) -> MeshConn:
         """Connect to *peer* at *address* and pass the hello.  Raises `DialFailed`, or the `MeshError` of a hello."""
         try:
-            link = SocketLink(await connect(address), initiator=True)
+            link = SocketLink(await connect(address, self.bound), initiator=True)
         except OSError as error:
             raise DialFailed(_words(error)) from error
         return await self.dial_link(link, peer)
 
     async def dial_link(self, link: Link, peer: ID) -> MeshConn:
         muxed = await self._upgrade(link, peer)
-        conn = MeshConn(muxed, self, inbound=False)
+        conn = self._conn(muxed, link, inbound=False)
         decided = trio.Event()
         self._nursery.start_soon(self._live, conn, decided.set)
         try:
@@ -188,6 +189,11 @@ class MeshSwarm(Swarm):
             return [await self.greeter.dial(peer_id)]
         except MeshError as error:
             raise SwarmException(str(error)) from error
+
+    def _conn(self, muxed: MeshYamux, link: Link, *, inbound: bool) -> MeshConn:
+        conn = MeshConn(muxed, self, inbound=inbound)
+        conn.local_port = link.local_port
+        return conn
 
     async def _upgrade(self, link: Link, peer: ID | None) -> MeshYamux:
         """Noise, then Yamux.  Closes *link* when that fails."""
