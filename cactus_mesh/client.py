@@ -52,7 +52,7 @@ from cactus_mesh.messages import (
 from cactus_mesh.router import SUBMIT_METHOD
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from cactus_mesh.clock import Clock
     from cactus_mesh.config import ClientConfig
@@ -76,11 +76,20 @@ PAID_POLL_SECONDS: Final = 0.25
 
 @asynccontextmanager
 async def open_client_role(
-    identity: Identity, network: Network, ledger: Ledger, config: ClientConfig, clock: Clock = wall_clock
+    identity: Identity,
+    network: Network,
+    ledger: Ledger,
+    config: ClientConfig,
+    clock: Clock = wall_clock,
+    *,
+    consented: Callable[[TaskConsent], None] = lambda _: None,
 ) -> AsyncIterator[Client]:
-    """A client on an open network and ledger.  Leaving the block cancels its tasks."""
+    """A client on an open network and ledger.  Leaving the block cancels its tasks.
+
+    *consented* hears of each consent before it leaves: from then on its task may be put into escrow.
+    """
     async with open_service_nursery() as nursery:
-        yield Client(identity, network, ledger, config, nursery, clock)
+        yield Client(identity, network, ledger, config, nursery, clock, consented)
 
 
 class Client:
@@ -94,6 +103,7 @@ class Client:
         config: ClientConfig,
         nursery: trio.Nursery,
         clock: Clock,
+        consented: Callable[[TaskConsent], None],
     ) -> None:
         self.identity = identity
         self.network = network
@@ -101,6 +111,7 @@ class Client:
         self._config = config
         self._nursery = nursery
         self._clock = clock
+        self._consented = consented
         self._contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
         self._turns = trio.Semaphore(TASKS_AT_ONCE)
         self._routers: list[PublicKey] = []
@@ -230,7 +241,9 @@ class Client:
             nonce=secrets.randbits(63),
             max_price=ask.max_price,
             expires_at=ask.deadline_ms // 1_000 + 2 * SETTLE_MARGIN_SECONDS,
-        ).to_bcs()
+        )
+        self._consented(consent)
+        promise = consent.to_bcs()
         body = TaskRequest(
             task_id=ask.task_id,
             nonce=secrets.token_bytes(16),
@@ -240,8 +253,8 @@ class Client:
             sampling=ask.sampling,
             max_price=ask.max_price,
             deadline_ms=ask.deadline_ms,
-            consent=consent,
-            consent_signature=self.identity.sign(consent),
+            consent=promise,
+            consent_signature=self.identity.sign(promise),
         )
         # a little longer than the deadline, so that a router that hears of it too late can say just that
         valid_ms = max(1, ask.deadline_ms - now_ms) + int(DEADLINE_GRACE_SECONDS * 1_000)

@@ -24,6 +24,7 @@ from cactus_mesh.core.matching import Weights
 from cactus_mesh.core.routing import Patience
 from cactus_mesh.core.serving import ServingPolicy
 from cactus_mesh.errors import ConfigMalformed, ConfigMissing, MeshError
+from cactus_mesh.identity import public_key_of
 from cactus_mesh.messages import MAX_TOKENS, MAX_VALIDITY_MS
 
 if TYPE_CHECKING:
@@ -84,6 +85,15 @@ class ClientConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimsConfig:
+    """Whether a running node brings its money back by itself, how often it looks, and what is worth a fee, in octas."""
+
+    automatic: bool = True
+    every_seconds: Annotated[float, Meta(ge=1, le=86_400)] = 60.0
+    least: _Octas = 100_000
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything a node is told.  Lists in the environment are separated by commas."""
 
@@ -97,6 +107,8 @@ class Config:
     ledger: Annotated[str, Meta(pattern=r"^(https?://.+)?$")] = ""
     contract: Annotated[str, Meta(pattern=r"^(0x[0-9a-f]{64})?$")] = ""
     chain_id: Annotated[int, Meta(ge=0, le=255)] = 0
+    publisher: str = ""
+    """The peer id of the key that signs the network's list of known peers; empty when it has no such list."""
     models: Annotated[tuple[str, ...], Meta(max_length=32)] = ("selftest",)
     price: PriceConfig = field(default_factory=PriceConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -105,6 +117,7 @@ class Config:
     matching: Weights = field(default_factory=Weights)
     patience: Patience = field(default_factory=Patience)
     client: ClientConfig = field(default_factory=ClientConfig)
+    claims: ClaimsConfig = field(default_factory=ClaimsConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +146,10 @@ class Home:
     @property
     def journal_file(self) -> Path:
         return self.state / "journal.sqlite"
+
+    @property
+    def book_file(self) -> Path:
+        return self.state / "book.sqlite"
 
     @property
     def devnet(self) -> Path:
@@ -164,7 +181,7 @@ def load_config(
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     _convert(given, Config, "the command line")
     chosen = _merge(_merge(_read_toml(home.config_file), _from_environment(environment)), given)
-    network = _network_file(chosen.get("network", DEFAULT_NETWORK))
+    network = _network_file(home, chosen.get("network", DEFAULT_NETWORK))
     config = _convert(_merge(network, chosen), Config, "the configuration")
     _check(config)
     return config
@@ -182,6 +199,11 @@ def _check(config: Config) -> None:
         raise ConfigMalformed(f"contract must be an account address, 0x and 64 hex digits, not {config.contract!r}")
     if not 1 <= config.chain_id <= 255:
         raise ConfigMalformed(f"chain_id must be between 1 and 255, not {config.chain_id}")
+    if config.publisher:
+        try:
+            public_key_of(config.publisher)
+        except ValueError as error:
+            raise ConfigMalformed(f"publisher must be the peer id of a key: {error}") from None
 
 
 def _is_address(text: str) -> bool:
@@ -202,14 +224,19 @@ def _read_toml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _network_file(name: str) -> dict[str, Any]:
+def network_folders(home: Home) -> tuple[Path, ...]:
+    """Where files of networks are: the user's own, then those that came with the program."""
+    package = Path(__file__).parent / "networks"
+    checkout = Path(__file__).parent.parent / "bootstrap" / "networks"
+    return (home.config / "networks", package if package.is_dir() else checkout)
+
+
+def _network_file(home: Home, name: str) -> dict[str, Any]:
     """The file of a known network; an unknown name has none and must be configured in full."""
     if not name or len(name) > 64 or not all(letter.isalnum() or letter in "-_." for letter in name):
         raise ConfigMalformed(f"{name!r} is not a network name; use letters, digits, '-', '_' and '.'")
-    package = Path(__file__).parent / "networks"
-    checkout = Path(__file__).parent.parent / "bootstrap" / "networks"
-    folder = package if package.is_dir() else checkout
-    return _read_toml(folder / f"{name}.toml")
+    paths = [folder / f"{name}.toml" for folder in network_folders(home)]
+    return _read_toml(next((path for path in paths if path.exists()), paths[-1]))
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:

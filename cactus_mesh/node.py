@@ -9,15 +9,19 @@ import logging
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from cactus_mesh import __version__
+from cactus_mesh.book import open_book
+from cactus_mesh.claims import Claimer
 from cactus_mesh.client import open_client_role
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.config import Home, find_home, load_config
+from cactus_mesh.core.holdings import TaskName
 from cactus_mesh.core.serving import Load
 from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
@@ -30,12 +34,14 @@ from cactus_mesh.orchestrator import offers_of, open_orchestrator
 from cactus_mesh.router import open_router
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from cactus_mesh.book import Book
     from cactus_mesh.client import Client
     from cactus_mesh.config import Config
+    from cactus_mesh.core.settlement import TaskConsent
     from cactus_mesh.messages import ModelOffer, Role
     from cactus_mesh.net.network import MeshNetwork
     from cactus_mesh.orchestrator import Orchestrator
@@ -62,6 +68,8 @@ class Node:
     offers: Sequence[ModelOffer]
     router: Router | None
     orchestrator: Orchestrator | None
+    claimer: Claimer | None
+    """None where the configuration leaves claiming to the command line."""
 
     def join_line(self) -> str:
         """What to paste on another machine, so that it joins through this node."""
@@ -104,6 +112,7 @@ class Node:
             "models_known": self.directory.index.models(),
             "orchestrator": None if self.orchestrator is None else _serving(self.orchestrator),
             "router": None if self.router is None else _routing(self.router),
+            "claimed_octas": None if self.claimer is None else self.claimer.claimed,
         }
 
     def peers(self) -> list[dict[str, Any]]:
@@ -157,10 +166,11 @@ async def open_node(config: Config, home: Home, *, engine: Engine | None = None)
     async with AsyncExitStack() as stack:
         if engine is None and "orchestrator" in config.roles:
             engine = await stack.enter_async_context(_engine(config))
+        book = stack.enter_context(open_book(home.book_file))
         ledger = await stack.enter_async_context(_ledger(config))
         network = await stack.enter_async_context(_network(identity, config, home, config.roles, listen))
         services = await stack.enter_async_context(open_service_nursery())
-        yield await _Roles(stack, services, identity, config, home, network, ledger, engine).open()
+        yield await _Roles(stack, services, identity, config, home, network, ledger, book, engine).open()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +184,7 @@ class _Roles:
     home: Home
     network: MeshNetwork
     ledger: Ledger
+    book: Book
     engine: Engine | None
 
     async def open(self) -> Node:
@@ -205,7 +216,10 @@ class _Roles:
         if self.engine is not None:
             orchestrator = await self._orchestrator(self.engine, dispatcher, offers, herald)
         await self.services.start(herald.run)
-        return Node(self.identity, config, self.network, self.ledger, directory, offers, router, orchestrator)
+        claimer = Claimer(self.identity, self.ledger, self.book, config.claims) if config.claims.automatic else None
+        if claimer is not None:
+            self.services.start_soon(claimer.run)
+        return Node(self.identity, config, self.network, self.ledger, directory, offers, router, orchestrator, claimer)
 
     async def _router(self, directory: Directory) -> Router:
         journal = self.stack.enter_context(open_journal(self.home.journal_file, now=wall_clock() // 1_000))
@@ -236,8 +250,19 @@ class _Roles:
                 offers=offers,
                 policy=self.config.serving,
                 load_changed=herald.load_changed,
+                claimed=await self._answering_for(),
             )
         )
+
+    async def _answering_for(self) -> Callable[[TaskConsent], None]:
+        """Notes each task for as long as somebody may dispute it, so that a dispute about it is found."""
+        window = (await self.ledger.governance()).params["dispute_window_seconds"]
+
+        def note(consent: TaskConsent) -> None:
+            task = TaskName(consent.client, consent.task_id)
+            self.book.served(self.identity.address, task, consent.expires_at + window)
+
+        return note
 
 
 # --- a client ----------------------------------------------------------------------------------------------------
@@ -264,13 +289,31 @@ async def open_client(
         config = load_config(place, given)
     _require_way_in(config, place)
     identity = identity_at(place)
-    async with (
-        _ledger(config) as open_ledger,
-        _network(identity, config, place, ("client",), ()) as open_network,
-    ):
-        await _first_connection(open_network)
-        async with open_client_role(identity, open_network, open_ledger, config.client) as client:
-            yield client
+    with open_book(place.book_file) as book:
+        async with (
+            _ledger(config) as open_ledger,
+            _network(identity, config, place, ("client",), ()) as open_network,
+            open_service_nursery() as services,
+        ):
+            await _first_connection(open_network)
+            _claim_beside(services, identity, open_ledger, book, config)
+            async with open_client_role(
+                identity,
+                open_network,
+                open_ledger,
+                config.client,
+                consented=lambda consent: book.asked(consent.client, consent.task_id, consent.expires_at),
+            ) as client:
+                yield client
+
+
+def _claim_beside(services: trio.Nursery, identity: Identity, ledger: Ledger, book: Book, config: Config) -> None:
+    """A short visit does not look for what can't be there yet."""
+    if not config.claims.automatic:
+        return
+    overdue = any(task.expires_at * 1_000 < wall_clock() for task in book.tasks(identity.address, limit=1))
+    soon = 0.0 if overdue else config.claims.every_seconds
+    services.start_soon(partial(Claimer(identity, ledger, book, config.claims).run, first_after_seconds=soon))
 
 
 async def _first_connection(network: MeshNetwork) -> None:

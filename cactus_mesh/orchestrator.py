@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from cactus_mesh.core.matching import Candidate
     from cactus_mesh.core.routing import Record
     from cactus_mesh.core.serving import Load, ServingPolicy
+    from cactus_mesh.core.settlement import TaskConsent
     from cactus_mesh.core.verification import Witnessed
     from cactus_mesh.dispatch import Dispatcher
     from cactus_mesh.identity import Identity, PublicKey
@@ -97,13 +98,17 @@ async def open_orchestrator(
     policy: ServingPolicy,
     load_changed: Callable[[], None],
     clock: Clock = wall_clock,
+    claimed: Callable[[TaskConsent], None] = lambda _: None,
 ) -> AsyncIterator[Orchestrator]:
     """Serve routers.  Leaving the block refuses new orders and lets running ones end for a while.
 
-    *load_changed* is called whenever a slot is taken or freed.
+    *load_changed* is called whenever a slot is taken or freed, *claimed* with the consent of each task before its
+    receipt leaves: from then on this orchestrator answers for it.
     """
     slots = Slots(engine.slots, policy, since_ms=clock())
-    orchestrator = Orchestrator(identity, ledger, engine, dispatcher, offers, policy, slots, load_changed, clock)
+    orchestrator = Orchestrator(
+        identity, ledger, engine, dispatcher, offers, policy, slots, load_changed, clock, claimed
+    )
     network.serve(RUN_METHOD, orchestrator._run, at_once=slots.load.slots + WAITING_CALLS)
     try:
         yield orchestrator
@@ -128,6 +133,7 @@ class Orchestrator:
         slots: Slots,
         load_changed: Callable[[], None],
         clock: Clock,
+        claimed: Callable[[TaskConsent], None],
     ) -> None:
         self.identity = identity
         self.contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
@@ -139,6 +145,7 @@ class Orchestrator:
         self._offers = list(offers)
         self._slots = slots
         self._load_changed = load_changed
+        self._claimed = claimed
         self._scopes: set[trio.CancelScope] = set()
         self._one_less = trio.Event()
         self._stopping = False
@@ -237,6 +244,7 @@ class Orchestrator:
 
     async def _send_receipt(self, call: Call, order: Order, chain: Chain, receipt: Receipt) -> None:
         sealed = self.seal(receipt, chain.giver)
+        self._claimed(chain.request.consent)
         await call.send(encode_unsigned(Done(order.assignment, order.delegations, sealed.raw, None)))
 
     # --- at a delegate -----------------------------------------------------------------------------------------------

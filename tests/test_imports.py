@@ -38,6 +38,8 @@ SHELLS = {
     "herald",
     "settling",
     "journal",
+    "book",
+    "claims",
 }
 NOT_PURE = {
     "trio",
