@@ -29,6 +29,7 @@ from cactus_mesh.errors import KeyFileExists, NoBootstrap
 from cactus_mesh.herald import Herald
 from cactus_mesh.identity import Address, Identity, create_key_file, load_key_file
 from cactus_mesh.journal import open_journal
+from cactus_mesh.known import with_known_peers
 from cactus_mesh.messages import VERSION, Hello
 from cactus_mesh.orchestrator import offers_of, open_orchestrator
 from cactus_mesh.router import open_router
@@ -105,7 +106,7 @@ class Node:
             "roles": list(self.config.roles),
             "addresses": self.network.addresses(),
             "peers": network.connected,
-            "relayed_through": list(network.relayed_through),
+            "relayed_through": list(network.relays),
             "failed_dials": network.attempts,
             "serves": [offer.name for offer in self.offers],
             "orchestrators_known": len(self.directory.book),
@@ -160,6 +161,7 @@ async def open_node(config: Config, home: Home, *, engine: Engine | None = None)
     key file, a model or an address.
     """
     identity = identity_at(home)
+    config = with_known_peers(config, home, wall_clock() / 1_000)
     if "bootstrap" not in config.roles:
         _require_way_in(config, home)
     listen = config.listen or _default_listen()
@@ -287,6 +289,7 @@ async def open_client(
     if config is None:
         given = {"bootstrap": None if bootstrap is None else list(bootstrap), "network": network, "ledger": ledger}
         config = load_config(place, given)
+    config = with_known_peers(config, place, wall_clock() / 1_000)
     _require_way_in(config, place)
     identity = identity_at(place)
     with open_book(place.book_file) as book:

@@ -36,6 +36,10 @@ class ConnectedPeer:
     rtt_ms: float | None
     since: float
     """When the connection was made, in Unix seconds."""
+    relay: PeerId | None = None
+    """Through whom, when *relayed*."""
+    why_relayed: str = ""
+    """Why there is no direct connection, or what is being done about it; empty for a direct one."""
 
 
 class Call(Protocol):

@@ -210,7 +210,12 @@ class MeshNetwork:
         return NetworkStatus(
             connected=len(self.peers()),
             known=len(self._shared.book),
-            relayed_through=self._running.circuits.relays if self._running else (),
+            reachability="unknown",
+            nat="unknown",
+            port_preserving=None,
+            observed=(),
+            steps=(),
+            relays=self._running.circuits.relays if self._running else (),
             attempts=dict(self._shared.attempts),
             dropped_gossip=self._shared.dropped,
             restarts=self._shared.restarts,

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - part of a public dataclass's annotations
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from cactus_mesh.core.reachability import Nat, Reach, Step
+    from cactus_mesh.identity import PeerId
 
 DEFAULT_LISTEN: Final = ("/ip4/0.0.0.0/tcp/0",)
 
@@ -49,11 +53,21 @@ class NetworkSettings:
 
 @dataclass(frozen=True, slots=True)
 class NetworkStatus:
-    """What a person asks first when nothing happens.  *attempts* maps an address to why it failed last."""
+    """What a person asks first when nothing happens.  *attempts* maps an address to why it failed last.
+
+    *observed* are the endpoints at which others see this machine (``/ip4/…/tcp/…``), *relays* those at which it holds a
+    reservation, *steps* the ladder of reachability from its top.
+    """
 
     connected: int
     known: int
-    relayed_through: tuple[str, ...]
+    reachability: Reach
+    nat: Nat
+    port_preserving: bool | None
+    """Whether the NAT keeps port numbers; None while that is not known, or without a NAT."""
+    observed: tuple[str, ...]
+    steps: tuple[Step, ...]
+    relays: tuple[PeerId, ...]
     attempts: dict[str, str]
     dropped_gossip: int
     restarts: int

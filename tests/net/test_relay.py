@@ -52,7 +52,7 @@ async def test_a_peer_without_a_port_is_reached_through_a_relay(sockets: SocketM
         hidden = await hidden_behind(sockets, relay)
         (address,) = hidden.addresses()
         assert f"/p2p/{relay.peer_id}/p2p-circuit/p2p/{hidden.peer_id}" in address
-        assert hidden.status().relayed_through == (relay.peer_id,)
+        assert hidden.status().relays == (relay.peer_id,)
         client = await sockets.join(2, "client", settings=listening())
         assert (await client.connect(hidden.peer_id, [address])).relayed
         large = bytes(1_000_000)
@@ -88,16 +88,16 @@ async def test_a_relay_that_dies_is_replaced_and_a_reservation_taken_again(socke
     with trio.fail_after(PATIENCE_SECONDS):
         relays = [await relay_at(sockets, number) for number in (1, 2)]
         hidden = await hidden_behind(sockets, *relays)
-        assert set(hidden.status().relayed_through) == {relay.peer_id for relay in relays}
+        assert set(hidden.status().relays) == {relay.peer_id for relay in relays}
         listen = (parse_address(relays[0].addresses()[0]).endpoint,)
         await sockets.kill(relays[0])
-        while hidden.status().relayed_through != (relays[1].peer_id,):  # noqa: ASYNC110 - the status says so
+        while hidden.status().relays != (relays[1].peer_id,):  # noqa: ASYNC110 - the status says so
             await trio.sleep(0.01)
         assert all(relays[0].peer_id not in address for address in hidden.addresses())
         client = await sockets.join(3, "client", settings=listening())
         await client.connect(hidden.peer_id, hidden.addresses())
         await relay_at(sockets, 1, listen=listen)
-        while len(hidden.status().relayed_through) < 2:  # noqa: ASYNC110 - the status says so
+        while len(hidden.status().relays) < 2:  # noqa: ASYNC110 - the status says so
             await trio.sleep(0.01)
 
 
