@@ -8,6 +8,7 @@ MeshError
 ├── UsageError            the caller, its configuration or its files are at fault      exit status 2
 │   ├── ConfigMalformed, ConfigMissing, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileExists,
 │   ├── KeyFileUnwritable, StateMalformed, StateInUse, NodeNotRunning, NodeRunning, PortInUse, AddressMalformed,
+│   ├── PeerListRejected, PeerListExpired, ServiceUnavailable,
 │   └── PriceOverBudget, MissingExtra, ModelMissing, ModelRefused, ModelMalformed, ModelUnsupported, ModelTooLarge
 ├── PeerError             the peer at the other end is at fault                         exit status 3
 │   ├── MessageError      its bytes: MessageTooLarge, MessageMalformed, MessageUnknownVersion, MessageUnknownType,
@@ -114,6 +115,22 @@ class PortInUse(UsageError):
 
 class AddressMalformed(UsageError):
     code = "address.malformed"
+
+
+class PeerListRejected(UsageError):
+    """A network's list of known peers is not what its publisher signed."""
+
+    code = "peers.list_rejected"
+
+
+class PeerListExpired(UsageError):
+    code = "peers.list_expired"
+
+
+class ServiceUnavailable(UsageError):
+    """This system has nothing that could run a node in the background for this user."""
+
+    code = "service.unavailable"
 
 
 class PriceOverBudget(UsageError):

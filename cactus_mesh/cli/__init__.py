@@ -3,7 +3,7 @@
 A command imports what it needs inside itself, so that ``--help`` answers at once.
 """
 
-from cactus_mesh.cli import ask, demo, keys, ledger, serve  # noqa: F401 - each adds its commands to the group
+from cactus_mesh.cli import ask, demo, keys, ledger, network, serve  # noqa: F401 - each adds its commands to the group
 from cactus_mesh.cli.base import main
 
 __all__ = ["main"]

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 
-ORDER: Final = ("demo", "run", "ask", "status", "peers", "id", "keygen", "devnet", "fund", "balance")
+ORDER: Final = (
+    *("demo", "run", "ask", "doctor", "status", "peers", "ping", "service", "id", "keygen", "network"),
+    *("devnet", "fund", "balance"),
+)
 
 
 class _Commands(click.Group):
