@@ -6,6 +6,7 @@ import logging
 import os
 from collections import deque
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -163,6 +164,13 @@ class MeshNetwork:
     async def connect(self, peer: PeerId, addresses: Sequence[str] = ()) -> ConnectedPeer:
         self._shared.book.learn(peer, addresses)
         return seen(await (await self._host()).connect(peer))
+
+    async def ping(self, peer: PeerId, addresses: Sequence[str] = ()) -> ConnectedPeer:
+        """As `connect`, with the round trip of this moment.  Raises `PeerLost` too; the deadline is the caller's."""
+        self._shared.book.learn(peer, addresses)
+        conn = await (await self._host()).connect(peer)
+        seconds = await conn.session.round_trip()
+        return replace(seen(conn), rtt_ms=seconds * 1_000)
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[trio.MemoryReceiveChannel[ConnectedPeer]]:

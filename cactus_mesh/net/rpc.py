@@ -186,6 +186,7 @@ class Session:
         self._waiting: dict[OutgoingCall, trio.Event] = {}
         self._served: dict[IncomingCall, ServedCall] = {}
         self._pinged: tuple[bytes, float] | None = None
+        self._ponged, self._last_rtt_seconds = trio.Event(), 0.0
         self._writing = False
         self._over = False
 
@@ -267,6 +268,7 @@ class Session:
                 self._cancel(event.call)
         self._hello_came.set()
         self._drained.set()
+        self._ponged.set()
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -374,16 +376,25 @@ class Session:
             self.machine.ping(nonce)
             self.flush()
 
+    async def round_trip(self) -> float:
+        """How long a ping takes now, in seconds.  Raises `PeerLost`; the deadline is the caller's."""
+        self.ping()
+        await self._ponged.wait()
+        if self._over:
+            raise PeerLost(f"the connection to {self.peer} ended before its answer to a ping")
+        return self._last_rtt_seconds
+
     def silent_seconds(self) -> float:
         """How long an open ping has gone without any byte from the peer."""
-        if self._pinged is None:
-            return 0.0
-        return trio.current_time() - max(self._pinged[1], self.heard_at)
+        return 0.0 if self._pinged is None else trio.current_time() - max(self._pinged[1], self.heard_at)
 
     def _measure(self, nonce: bytes) -> None:
         if self._pinged is None or self._pinged[0] != nonce:
             return
         sample = trio.current_time() - self._pinged[1]
         self._pinged = None
+        self._last_rtt_seconds = sample
+        self._ponged.set()
+        self._ponged = trio.Event()
         before = self.rtt_seconds
         self.rtt_seconds = sample if before is None else before + RTT_SMOOTHING * (sample - before)
