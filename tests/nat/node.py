@@ -1,0 +1,227 @@
+"""``python -m tests.nat.node --home HOME ROLE SETTINGS ENGINE``: a node with a fake engine that takes orders on its standard
+input, a line of JSON each, and answers on its standard output.
+
+ROLE is client, router, orchestrator, relay or bootstrap; or purse, who enrols others at the ledger.  It ends with its input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from cactus_mesh.config import Home, find_home, load_config
+from cactus_mesh.errors import MeshError
+from cactus_mesh.identity import Address, PeerId, load_key_file
+from cactus_mesh.ledger.client import open_ledger
+from cactus_mesh.ledger.dev import fund
+from cactus_mesh.node import identity_at, open_client, open_node
+from cactus_mesh.testing.engine import FAKE_MODEL, FAKE_TEXT, FakeEngine
+from tests.nat.routers import PORT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from cactus_mesh.client import Client
+    from cactus_mesh.net.network import MeshNetwork
+    from cactus_mesh.ports import Call, Ledger
+
+APT: Final = 100_000_000
+LISTEN: Final = f"/ip4/0.0.0.0/tcp/{PORT}"
+ECHO: Final = "lab/echo"
+PINGS: Final = 9
+BULK_BYTES: Final = 1 << 18
+BULKS: Final = 12
+BULKS_AT_ONCE: Final = 4
+POLL_SECONDS: Final = 0.02
+ORDERS_AT_ONCE: Final = 64
+
+
+class Orders:
+    """What can be asked of any node; *client* is there in clients."""
+
+    def __init__(self, network: MeshNetwork, status: Any, client: Client | None = None) -> None:
+        self._network = network
+        self._status = status
+        self._client = client
+
+    async def status(self) -> dict[str, Any]:
+        return {**self._status(), "peers": self._peers(), "addresses": self._network.addresses()}
+
+    def _peers(self) -> list[dict[str, Any]]:
+        return [
+            {"peer": peer.peer, "roles": peer.roles, "relayed": peer.relayed, "address": peer.address}
+            for peer in self._network.peers()
+        ]
+
+    async def connect(self, peer: str, addresses: tuple[str, ...] = ()) -> dict[str, Any]:
+        began = trio.current_time()
+        found = await self._network.connect(PeerId(peer), addresses)
+        return {"relayed": found.relayed, "seconds": trio.current_time() - began, "address": found.address}
+
+    async def direct(self, peer: str, seconds: float) -> dict[str, Any]:
+        """Wait until the connection to *peer* is direct, for so long."""
+        began = trio.current_time()
+        with trio.move_on_after(seconds):
+            while self._relayed(peer) is not False:  # noqa: ASYNC110 - the network tells nobody
+                await trio.sleep(POLL_SECONDS)
+        return {"direct": self._relayed(peer) is False, "seconds": trio.current_time() - began}
+
+    def _relayed(self, peer: str) -> bool | None:
+        return next((each.relayed for each in self._network.peers() if each.peer == peer), None)
+
+    async def measure(self, peer: str) -> dict[str, Any]:
+        """The path's median round trip in ms, and megabytes a second there and back.  The path may change meanwhile."""
+        before = self._relayed(peer)
+        trips = sorted([await self._echo(peer, b"x") for _ in range(PINGS)])
+        limiter = trio.CapacityLimiter(BULKS_AT_ONCE)
+
+        async def one() -> None:
+            async with limiter:
+                await self._echo(peer, bytes(BULK_BYTES))
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(BULKS):
+                nursery.start_soon(one)
+        rate = BULKS * BULK_BYTES / (trio.current_time() - began) / 1e6
+        after = self._relayed(peer)
+        return {"relayed": before if before == after else None, "rtt_ms": trips[PINGS // 2] * 1e3, "mb_per_s": rate}
+
+    async def _echo(self, peer: str, payload: bytes) -> float:
+        began = trio.current_time()
+        answer = await self._network.ask(PeerId(peer), ECHO, payload)
+        assert answer == payload
+        return trio.current_time() - began
+
+    async def ask(self, model: str, max_tokens: int = 4_096, deadline: float = 30.0) -> dict[str, Any]:
+        """A streamed task; how it went, and the longest wait between two pieces."""
+        assert self._client is not None, "clients ask"
+        began = last = trio.current_time()
+        first, widest, text = None, 0.0, ""
+        answer = self._client.generate(
+            "go", model=model, max_tokens=max_tokens, max_price=10**9, deadline_seconds=deadline
+        )
+        async for piece in answer:
+            now = trio.current_time()
+            first = first or now - began
+            widest = max(widest, now - last)
+            last = now
+            text += piece
+            print(json.dumps({"event": "piece", "model": model}), flush=True)
+        result = answer.result
+        return {
+            "text": text,
+            "tokens": len(result.token_ids),
+            "router": result.router,
+            "orchestrator": result.orchestrator,
+            "first_seconds": first,
+            "widest_seconds": widest,
+            "seconds": trio.current_time() - began,
+        }
+
+
+class Purse:
+    """Gives coins, offices and stakes to the keys of other homes; it lives where the ledger can be reached."""
+
+    def __init__(self, ledger: Ledger, url: str, admin: Path) -> None:
+        self._ledger = ledger
+        self._url = url
+        self._admin = load_key_file(admin)
+
+    async def enrol(self, home: str, role: str, stake: int = 1_000 * APT) -> dict[str, Any]:
+        identity = identity_at(Home(Path(home), Path(home)))
+        await fund(self._url, identity.address, 20_000 * APT)
+        match role:
+            case "client":
+                await self._ledger.deposit(identity, 10_000 * APT)
+            case "router":
+                await self._ledger.register_server(identity)
+                await self._ledger.authorise_server(self._admin, identity.address, 2**40, 10**15)
+            case "orchestrator":
+                await self._ledger.register_orchestrator(identity, identity.public_key, stake)
+        return {"peer_id": identity.peer_id}
+
+
+async def _echo(call: Call) -> None:
+    await call.send(call.payload)
+
+
+@asynccontextmanager
+async def open_role(
+    role: str, home: Home, settings: dict[str, Any], engine: dict[str, Any]
+) -> AsyncIterator[Orders | Purse]:
+    if role == "purse":
+        admin = settings.pop("admin")
+        config = load_config(home, settings, environment={})
+        async with open_ledger(config.ledger, Address(config.contract), config.chain_id) as ledger:
+            yield Purse(ledger, config.ledger, admin)
+    elif role == "client":
+        config = load_config(home, settings, environment={})
+        async with open_client(home=home, config=config) as client:
+            client.network.serve(ECHO, _echo, at_once=64)
+            yield Orders(client.network, lambda: {"failed_dials": client.network.status().attempts}, client)
+    else:
+        config = load_config(home, {"roles": role.split("+"), "listen": [LISTEN], **settings}, environment={})
+        fixed = _engine(**engine) if "orchestrator" in role else None
+        async with open_node(config, home, engine=fixed) as node:
+            node.network.serve(ECHO, _echo, at_once=64)
+            yield Orders(node.network, node.status)
+
+
+def _engine(*, model: str = "fake", text: str = FAKE_TEXT, **others: Any) -> FakeEngine:
+    shape = replace(FAKE_MODEL, name=model, digest=hashlib.sha256(model.encode()).digest())
+    return FakeEngine(text, model=shape, **others)
+
+
+async def _obey(orders: Orders | Purse, line: bytes, limiter: trio.CapacityLimiter) -> None:
+    wanted = json.loads(line)
+    number, name = wanted.pop("id"), wanted.pop("do")
+    try:
+        async with limiter:
+            answer = {"id": number, "answer": await getattr(orders, name)(**wanted)}
+    except MeshError as error:
+        answer = {"id": number, "error": {"code": error.code, "message": str(error)}}
+    print(json.dumps(answer), flush=True)
+
+
+async def _lines() -> AsyncIterator[bytes]:
+    """Of standard input, which is a pipe."""
+    buffer = bytearray()
+    async with trio.lowlevel.FdStream(os.dup(0)) as stream:
+        async for piece in stream:
+            *lines, rest = (bytes(buffer) + piece).split(b"\n")
+            buffer[:] = rest
+            for line in lines:
+                yield line
+
+
+async def serve(role: str, home: Home, settings: dict[str, Any], engine: dict[str, Any]) -> None:
+    limiter = trio.CapacityLimiter(ORDERS_AT_ONCE)
+    try:
+        async with open_role(role, home, settings, engine) as orders, trio.open_nursery() as nursery:
+            peer = "" if isinstance(orders, Purse) else identity_at(home).peer_id
+            known = {} if isinstance(orders, Purse) else await orders.status()
+            print(json.dumps({"event": "ready", "peer_id": peer, **known}), flush=True)
+            async with contextlib.aclosing(_lines()) as lines:
+                async for line in lines:
+                    nursery.start_soon(_obey, orders, line, limiter)
+            nursery.cancel_scope.cancel()
+    except MeshError as error:
+        print(json.dumps({"error": {"code": error.code, "message": str(error)}}), flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _, _, place, its_role, its_settings, its_engine = sys.argv
+    logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(name)s %(message)s %(peer)s" if 0 else None)
+    trio.run(serve, its_role, find_home(Path(place)), json.loads(its_settings), json.loads(its_engine))
