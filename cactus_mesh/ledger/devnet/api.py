@@ -1,4 +1,4 @@
-"""The full node's REST API and the faucet's, as far as wallets and this package use them.
+"""The full node's REST API and the faucet's, as far as wallets and this package use them: which request asks what.
 
 Each answer is about committed state.  Errors have Aptos's shape; what is not here is answered as a node answers it.
 """
@@ -6,34 +6,32 @@ Each answer is about committed state.  Errors have Aptos's shape; what is not he
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
-from aptos_sdk.transactions import EntryFunction
 
-from cactus_mesh.ledger import contract as abi
-from cactus_mesh.ledger.devnet import execution, shapes
+from cactus_mesh.ledger.devnet import execution, ledger, shapes, submissions, views
 from cactus_mesh.ledger.devnet.http import BadRequest, Request, Response
+from cactus_mesh.ledger.devnet.queries import function_name, number, refuse_history, required, short_type, switched
 from cactus_mesh.ledger.devnet.refusals import Refused, bad_input, not_found
-from cactus_mesh.ledger.devnet.transactions import decode_canonical, read_call, read_submission
-from cactus_mesh.ledger.values import BadValue, Json, long_address, short_address, to_json
+from cactus_mesh.ledger.devnet.transactions import read_batch, read_call, read_simulation, read_submission
+from cactus_mesh.ledger.values import BadValue, Json, long_address
 
 if TYPE_CHECKING:
     from cactus_mesh.identity import Address
-    from cactus_mesh.ledger.devnet.chain import Chain
     from cactus_mesh.ledger.devnet.sequencer import Sequencer
-    from cactus_mesh.ledger.devnet.store import Store
+    from cactus_mesh.ledger.devnet.transactions import Submission
 
 LONG_POLL_SECONDS: Final = 1.0
 """As long as a full node waits in wait_by_hash."""
-DEFAULT_PAGE: Final = 25
-MAX_PAGE: Final = 100
+MAX_BATCH: Final = 10
+"""A full node's limit for one request."""
+BCS: Final = "application/x-bcs"
 BCS_TRANSACTION: Final = "application/x.aptos.signed_transaction+bcs"
 BCS_VIEW: Final = "application/x.aptos.view_function+bcs"
-COIN_STORE: Final = f"0x1::coin::CoinStore<{execution.APTOS_COIN}>"
-ACCOUNT: Final = "0x1::account::Account"
-_COIN_ASSETS: Final = frozenset({execution.APTOS_COIN, "0xa"})
+JSON: Final = "application/json"
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +47,18 @@ class _Fund(msgspec.Struct):
     amount: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Both:
+    """One answer in both of its forms, of which the request chooses."""
+
+    json: Json
+    bcs: bytes
+
+
+Body = Json | bytes | _Both
+"""What a route answers: JSON to be encoded, JSON as bytes, or both forms."""
+
+
 class Api:
     """Answers requests about one ledger."""
 
@@ -58,7 +68,7 @@ class Api:
     async def answer(self, request: Request) -> Response:
         """Never raises: what goes wrong becomes an error response."""
         try:
-            return self._response(*await self._route(request))
+            return self._respond(request, *await self._route(request))
         except Refused as refused:
             return self._error(refused)
         except (BadValue, msgspec.DecodeError) as error:
@@ -71,16 +81,16 @@ class Api:
         return self._error(Refused(bad.status, "web_framework_error", bad.message))
 
     def _error(self, refused: Refused) -> Response:
-        shape = {
-            "message": refused.message,
-            "error_code": refused.error_code,
-            "vm_error_code": refused.vm_error_code,
-        }
-        return self._response(refused.status, shape)
+        return Response(refused.status, shapes.encode(shapes.problem(refused)), self._headers())
 
-    def _response(self, status: int, body: Json | bytes) -> Response:
+    def _respond(self, request: Request, status: int, body: Body) -> Response:
+        wants_bcs = request.headers.get("accept", "").split(";")[0].strip() == BCS
+        if isinstance(body, _Both):
+            body = body.bcs if wants_bcs else shapes.encode(body.json)
+        elif wants_bcs:
+            raise Refused(400, "bcs_not_supported", f"{request.path[:100]} is answered in JSON only")
         encoded = body if isinstance(body, bytes) else shapes.encode(body)
-        return Response(status, encoded, self._headers())
+        return Response(status, encoded, self._headers(), BCS if wants_bcs else JSON)
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
         version, state = str(self._sequencer.version), self._sequencer.chain.state
@@ -97,40 +107,46 @@ class Api:
 
     # routing
 
-    async def _route(self, request: Request) -> tuple[int, Json | bytes]:
+    async def _route(self, request: Request) -> tuple[int, Body]:
         match request.method, *request.path.strip("/").split("/"):
             case "GET", "":
                 return 200, b"tap:ok"
-            case "GET", "v1":
-                return 200, self._info()
             case "GET", "audit":
                 return 200, await self._sequencer.read(lambda chain, _: chain.audit())
             case "POST", "mint":
-                return 200, [await self._mint(_query(request, "address"), _number(_query(request, "amount")))]
+                return 200, [await self._mint(required(request, "address"), number(required(request, "amount")))]
             case "POST", "fund":
                 fund = msgspec.json.decode(request.body, type=_Fund, strict=False)
                 return 200, {"txn_hashes": [await self._mint(fund.address, fund.amount)]}
-            case "POST", "v1", "transactions":
-                return 202, await self._submit(request)
             case "POST", "v1", "view":
                 return 200, await self._view(request)
-            case "GET", "v1", "estimate_gas_price":
-                price = execution.MIN_GAS_PRICE
-                return 200, {
-                    "deprioritized_gas_estimate": price,
-                    "gas_estimate": price,
-                    "prioritized_gas_estimate": price * 3 // 2,
-                }
-            case "GET", "v1", "transactions", "by_hash", wanted:
-                return 200, await self._by_hash(wanted)
-            case "GET", "v1", "transactions", "wait_by_hash", wanted:
-                return 200, await self._wait_by_hash(wanted)
-            case "GET", "v1", "transactions", "by_version", version:
-                return 200, await self._by_version(_number(version))
+            case "POST", "v1", "transactions", *rest:
+                return await self._post_transactions(request, rest)
             case "GET", "v1", "accounts", account, *rest:
-                _refuse_history(request, self._sequencer.version)
+                refuse_history(request, self._sequencer.version)
                 return 200, await self._account(long_address(account), rest, request)
-        raise Refused(404, "web_framework_error", f"there is no {request.method} {request.path[:100]} here")
+            case "GET", "v1", "transactions", *rest:
+                return 200, await self._transactions(request, rest)
+            case "GET", "v1", *rest:
+                return 200, await self._chain(request, rest)
+        raise _nothing_there(request)
+
+    async def _chain(self, request: Request, rest: list[str]) -> Body:
+        match rest:
+            case []:
+                return self._info()
+            case ["-", "healthy"]:
+                return {"message": "aptos-node:ok"}
+            case ["estimate_gas_price"]:
+                return {
+                    "deprioritized_gas_estimate": execution.MIN_GAS_PRICE,
+                    "gas_estimate": execution.MIN_GAS_PRICE,
+                    "prioritized_gas_estimate": execution.PRIORITY_GAS_PRICE,
+                }
+            case ["blocks", "by_height" | "by_version", height]:
+                whole = switched(request, "with_transactions")
+                return await self._sequencer.read(lambda _, store: ledger.block(store, number(height), whole))
+        raise _nothing_there(request)
 
     def _info(self) -> Json:
         version = str(self._sequencer.version)
@@ -148,135 +164,112 @@ class Api:
 
     # transactions
 
-    async def _submit(self, request: Request) -> Json:
-        if request.headers.get("content-type") != BCS_TRANSACTION:
-            raise Refused(415, "web_framework_error", f"submit transactions as {BCS_TRANSACTION}")
-        submission = read_submission(request.body)
+    async def _post_transactions(self, request: Request, rest: list[str]) -> tuple[int, Body]:
+        match rest:
+            case []:
+                return 202, shapes.pending(await self._submit(await self._signed_bytes(request)))
+            case ["simulate"]:
+                return 200, await self._simulate(request)
+            case ["batch"]:
+                return await self._submit_all(request)
+            case ["encode_submission"]:
+                return 200, await self._sequencer.read(
+                    lambda chain, _: submissions.message_to_sign(chain.state, request.body)
+                )
+        raise _nothing_there(request)
+
+    async def _signed_bytes(self, request: Request) -> bytes:
+        match _content_type(request):
+            case kind if kind == BCS_TRANSACTION:
+                return request.body
+            case kind if kind == JSON:
+                return await self._sequencer.read(lambda chain, _: submissions.signed_bytes(chain.state, request.body))
+        raise Refused(415, "web_framework_error", f"submit transactions as {BCS_TRANSACTION} or {JSON}")
+
+    async def _submit(self, signed: bytes) -> Submission:
+        submission = read_submission(signed)
         await self._sequencer.submit(submission)
-        return shapes.pending(submission)
+        return submission
+
+    async def _submit_all(self, request: Request) -> tuple[int, Body]:
+        """One after another; those that are refused are named, the others go on."""
+        if _content_type(request) != BCS_TRANSACTION:
+            raise Refused(415, "web_framework_error", f"submit batches as {BCS_TRANSACTION}")
+        batch = read_batch(request.body)
+        if len(batch) > MAX_BATCH:
+            raise bad_input(f"Submitted too many transactions: {len(batch)}, while limit is {MAX_BATCH}")
+        failures = []
+        for index, signed in enumerate(batch):
+            try:
+                await self._submit(signed)
+            except Refused as refused:
+                failures.append({"error": shapes.problem(refused), "transaction_index": index})
+        return 206 if failures else 202, {"transaction_failures": failures}
+
+    async def _simulate(self, request: Request) -> Body:
+        submission = read_simulation(await self._signed_bytes(request))
+        now_us = self._sequencer.timestamp_us
+        executed = await self._sequencer.read(
+            lambda chain, _: chain.simulate(ledger.estimated(chain, submission, request), now_us)
+        )
+        return [shapes.shown(executed)]
 
     async def _mint(self, account: str, amount: int) -> str:
         return await self._sequencer.mint(long_address(account), amount)
 
-    async def _by_hash(self, wanted: str) -> Json | bytes:
-        found = await self._sequencer.read(lambda chain, store: _find(chain, store, wanted))
+    async def _transactions(self, request: Request, rest: list[str]) -> Body:
+        match rest:
+            case []:
+                return await self._sequencer.read(lambda chain, store: ledger.latest(chain, store, request))
+            case ["by_hash", wanted]:
+                return await self._by_hash(wanted)
+            case ["wait_by_hash", wanted]:
+                return await self._wait_by_hash(wanted)
+            case ["by_version", version]:
+                return await self._sequencer.read(lambda _, store: ledger.by_version(store, number(version)))
+        raise _nothing_there(request)
+
+    async def _by_hash(self, wanted: str) -> Body:
+        found = await self._sequencer.read(lambda chain, store: ledger.by_hash(chain, store, wanted))
         if found is None:
             raise not_found("transaction_not_found", f"Transaction not found by Transaction hash({wanted[:66]})")
         return found
 
-    async def _wait_by_hash(self, wanted: str) -> Json | bytes:
+    async def _wait_by_hash(self, wanted: str) -> Body:
         """The transaction once it has run, or after a while whatever is known of it."""
         with trio.move_on_after(LONG_POLL_SECONDS):
             while not await self._sequencer.read(lambda _, store: store.by_hash(wanted) is not None):
                 await self._sequencer.next_commit()
         return await self._by_hash(wanted)
 
-    async def _by_version(self, version: int) -> bytes:
-        found = await self._sequencer.read(lambda _, store: store.by_version(version))
-        if found is None:
-            raise not_found("transaction_not_found", f"Transaction not found by Transaction version({version})")
-        return found
-
     # state
 
-    async def _view(self, request: Request) -> Json:
-        _refuse_history(request, self._sequencer.version)
-        if request.headers.get("content-type") == BCS_VIEW:
-            call = read_call(decode_canonical(EntryFunction, request.body, "ViewFunction"))
-            return await self._sequencer.read(lambda chain, _: execution.view_call(chain.state, call))
+    async def _view(self, request: Request) -> Body:
+        refuse_history(request, self._sequencer.version)
+        if _content_type(request) == BCS_VIEW:
+            call = read_call(request.body)
+            return await self._sequencer.read(lambda chain, _: _both(chain.state, *views.view_call(chain.state, call)))
         asked = msgspec.json.decode(request.body, type=_View)
-        module, function = _function(asked.function)
-        types = tuple(_short_type(each) for each in asked.type_arguments)
+        module, function = function_name(asked.function)
+        types = tuple(short_type(each) for each in asked.type_arguments)
         return await self._sequencer.read(
-            lambda chain, _: execution.view_json(chain.state, module, function, types, asked.arguments)
+            lambda chain, _: _both(chain.state, *views.view_json(chain.state, module, function, types, asked.arguments))
         )
 
-    async def _account(self, account: Address, rest: list[str], request: Request) -> Json | bytes:
-        match rest:
-            case []:
-                return await self._sequencer.read(lambda chain, _: shapes.account(account, chain.sequence(account)))
-            case ["balance", asset] if _short_type(asset) in _COIN_ASSETS:
-                return await self._sequencer.read(lambda chain, _: execution.balance(chain.state, account))
-            case ["resources"]:
-                return await self._sequencer.read(
-                    lambda chain, _: [shapes.resource(*each) for each in _resources(chain, account).items()]
-                )
-            case ["resource", kind]:
-                return await self._sequencer.read(lambda chain, _: _resource(chain, account, _short_type(kind)))
-            case ["transactions"]:
-                start = request.query.get("start")
-                limit = min(_number(request.query.get("limit", str(DEFAULT_PAGE))), MAX_PAGE)
-                first = _number(start) if start is not None else None
-                page = await self._sequencer.read(lambda _, store: store.of_sender(account, first, limit))
-                return b"[" + b",".join(page) + b"]"
-            case ["module", name]:
-                raise not_found("module_not_found", f"Module not found by Address({account}), Module ({name[:100]})")
-        raise Refused(404, "web_framework_error", f"there is no {request.path[:100]} here")
+    async def _account(self, account: Address, rest: list[str], request: Request) -> Body:
+        answer = await self._sequencer.read(lambda chain, store: ledger.account(chain, store, account, rest, request))
+        if answer is None:
+            raise _nothing_there(request)
+        return _Both(*answer) if isinstance(answer, tuple) else answer
 
 
-def _find(chain: Chain, store: Store, wanted: str) -> Json | bytes | None:
-    executed = store.by_hash(wanted)
-    if executed is not None:
-        return executed
-    parked = chain.parked_by_hash(wanted)
-    return None if parked is None else shapes.pending(parked)
+def _both(state: Any, types: tuple[str, ...], values: list[Json]) -> _Both:
+    return _Both(values, views.to_bcs(state, types, values))
 
 
-def _resources(chain: Chain, account: Address) -> dict[str, Json]:
-    """What the account holds: every account its number and its coins, the contract its configuration."""
-    held: dict[str, Json] = {
-        ACCOUNT: shapes.account(account, chain.sequence(account)),
-        COIN_STORE: {"coin": {"value": str(execution.balance(chain.state, account))}, "frozen": False},
-    }
-    if account == chain.state.contract:
-        held[f"{short_address(account)}::{abi.MODULE}::Config"] = to_json(chain.state.config)
-    return held
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-def _resource(chain: Chain, account: Address, kind: str) -> Json:
-    held = _resources(chain, account)
-    if kind not in held:
-        raise not_found("resource_not_found", f"Resource not found by Address({account}), Struct tag({kind[:200]})")
-    return shapes.resource(kind, held[kind])
-
-
-def _query(request: Request, name: str) -> str:
-    if name not in request.query:
-        raise bad_input(f"the query lacks {name}")
-    return request.query[name]
-
-
-def _number(text: str) -> int:
-    """A number that fits a signed 64-bit column."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise bad_input(f"{text[:40]!r} is not a number")
-    return int(text)
-
-
-def _refuse_history(request: Request, latest: int) -> None:
-    """Only the present state is kept; an answer about another version would be a wrong one."""
-    asked = request.query.get("ledger_version")
-    if asked is not None and _number(asked) < latest:
-        raise Refused(410, "version_pruned", f"Ledger version({asked}) has been pruned")
-    if asked is not None and _number(asked) > latest:
-        raise not_found("version_not_found", f"Ledger version({asked}) not found")
-
-
-def _function(text: str) -> tuple[str, str]:
-    parts = text.split("::")
-    if len(parts) != 3:
-        raise bad_input(f"{text[:200]!r} is not a function: address::module::name")
-    return f"{long_address(parts[0])}::{parts[1]}", parts[2]
-
-
-def _short_type(text: str) -> str:
-    """A type's name with its addresses in AIP-40 form; text that is no type names nothing and stays as it is."""
-    for separator in ("<", ", ", ","):
-        head, found, tail = text.partition(separator)
-        if found:
-            return f"{_short_type(head)}{separator}{_short_type(tail)}"
-    address, colons, name = text.partition("::")
-    try:
-        return f"{short_address(long_address(address))}{colons}{name}"
-    except BadValue:
-        return text
+def _nothing_there(request: Request) -> Refused:
+    return Refused(404, "web_framework_error", f"there is no {request.method} {request.path[:100]} here")

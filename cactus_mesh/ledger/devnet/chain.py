@@ -48,6 +48,14 @@ class Executed:
     outcome: Outcome
 
 
+class _Tried(Exception):
+    """Takes an outcome out of a block that is taken back."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
 class Chain:
     """The state of the ledger and the order of its transactions."""
 
@@ -76,6 +84,32 @@ class Chain:
             return []
         return [self._execute(submission, now_us), *self._unpark(submission.sender, now_us)]
 
+    def simulate(self, submission: Submission, now_us: int) -> Executed:
+        """What *submission* would do now.  Changes nothing; what a submission would be refused for is its vm_status."""
+        try:
+            self._admit(submission, now_us)
+            self._expect_next(submission)
+            if not submission.authenticator.controls(submission.sender):
+                raise invalid(VmCode.INVALID_AUTH_KEY)
+        except Refused as refused:
+            outcome = Outcome(False, VmCode(refused.vm_error_code or 0).name, 0, ())
+        else:
+            outcome = self._try(submission, now_us)
+        return Executed(self.version, now_us, submission.hash, submission, outcome)
+
+    def _expect_next(self, submission: Submission) -> None:
+        expected = self.sequence(submission.sender)
+        if submission.sequence != expected:
+            too_old = submission.sequence < expected
+            raise invalid(VmCode.SEQUENCE_NUMBER_TOO_OLD if too_old else VmCode.SEQUENCE_NUMBER_TOO_NEW)
+
+    def _try(self, submission: Submission, now_us: int) -> Outcome:
+        try:
+            with self.state.atomic():
+                raise _Tried(execute(self.state, submission, now_us // 1_000_000))
+        except _Tried as tried:
+            return tried.outcome
+
     def mint(self, account: Address, amount: int, now_us: int) -> Executed:
         """The faucet.  Raises `Refused` beyond its bounds."""
         minted = self.state.minted.get("octas", 0)
@@ -88,9 +122,9 @@ class Chain:
 
     def _admit(self, submission: Submission, now_us: int) -> None:
         """What a transaction must fulfil at any time."""
-        if submission.chain_id != self.state.chain_id:
+        if submission.raw.chain_id != self.state.chain_id:
             raise invalid(VmCode.BAD_CHAIN_ID)
-        if submission.expires_at * 1_000_000 <= now_us:
+        if submission.raw.expires_at * 1_000_000 <= now_us:
             raise invalid(VmCode.TRANSACTION_EXPIRED)
         if submission.max_gas > MAX_GAS:
             raise invalid(VmCode.MAX_GAS_UNITS_EXCEEDS_MAX_GAS_UNITS_BOUND)
@@ -115,7 +149,7 @@ class Chain:
 
     def _forget_expired(self, sender: Address, now_us: int) -> None:
         queue = self.parked.get(sender, {})
-        for sequence in [number for number, each in queue.items() if each.expires_at * 1_000_000 <= now_us]:
+        for sequence in [number for number, each in queue.items() if each.raw.expires_at * 1_000_000 <= now_us]:
             del queue[sequence]
         if not queue:
             self.parked.pop(sender, None)

@@ -7,19 +7,35 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from cactus_mesh.ledger import contract as abi
-from cactus_mesh.ledger.devnet.execution import FRAMEWORK
+from cactus_mesh.ledger.devnet.execution import SUCCESS
+from cactus_mesh.ledger.devnet.framework import FRAMEWORK, FUNCTIONS
 from cactus_mesh.ledger.devnet.store import Record
-from cactus_mesh.ledger.values import BadValue, Json, to_json
+from cactus_mesh.ledger.values import Json, Value, to_json
 
 if TYPE_CHECKING:
-    from cactus_mesh.identity import Address
     from cactus_mesh.ledger.devnet.chain import Executed
+    from cactus_mesh.ledger.devnet.refusals import Refused
     from cactus_mesh.ledger.devnet.transactions import Call, Submission
 
 _ZERO_HASH: Final = "0x" + "0" * 64
-_TRANSFER_TYPES: Final = ("address", "u64")
+_UNKEPT: Final[dict[str, Json]] = {
+    "changes": [],
+    "state_change_hash": _ZERO_HASH,
+    "event_root_hash": _ZERO_HASH,
+    "accumulator_root_hash": _ZERO_HASH,
+    "state_checkpoint_hash": None,
+}
+"""What comes of a chain's Merkle trees, which this ledger has none of."""
 
 encode = msgspec.json.Encoder().encode
+
+
+def problem(refused: Refused) -> Json:
+    return {
+        "message": refused.message,
+        "error_code": refused.error_code,
+        "vm_error_code": refused.vm_error_code,
+    }
 
 
 def pending(submission: Submission) -> dict[str, Json]:
@@ -30,9 +46,9 @@ def pending(submission: Submission) -> dict[str, Json]:
         "sequence_number": str(submission.sequence),
         "max_gas_amount": str(submission.max_gas),
         "gas_unit_price": str(submission.gas_price),
-        "expiration_timestamp_secs": str(submission.expires_at),
+        "expiration_timestamp_secs": str(submission.raw.expires_at),
         "payload": payload(submission.call),
-        "signature": None,
+        "signature": submission.authenticator.to_json(),
     }
 
 
@@ -48,11 +64,19 @@ def payload(call: Call) -> dict[str, Json]:
 
 def _arguments(call: Call) -> list[Json]:
     """Typed where the function is known, else as raw bytes."""
-    types = abi.ENTRY_TYPES.get(call.function, _TRANSFER_TYPES)
+    address, module = call.module.split("::")
+    known = FUNCTIONS.get((module, call.function)) if address == FRAMEWORK else None
+    types = known.kinds if known is not None else abi.ENTRY_TYPES.get(call.function, ())
     try:
-        return [to_json(value) for value in abi.decode_arguments(types, call.arguments)]
-    except (BadValue, ValueError):
+        return [
+            _shown(kind, value) for kind, value in zip(types, abi.decode_arguments(types, call.arguments), strict=True)
+        ]
+    except ValueError:
         return [to_json(data) for data in call.arguments]
+
+
+def _shown(kind: str, value: Value) -> Json:
+    return {"inner": to_json(value)} if kind.startswith("0x1::object::Object<") else to_json(value)
 
 
 def record(executed: Executed) -> Record:
@@ -65,11 +89,11 @@ def record(executed: Executed) -> Record:
         sender=submission.sender if submission is not None else FRAMEWORK,
         sequence=submission.sequence if submission is not None else executed.version,
         signed=submission.signed if submission is not None else None,
-        json=encode(_executed(executed)),
+        json=encode(shown(executed)),
     )
 
 
-def _executed(executed: Executed) -> dict[str, Json]:
+def shown(executed: Executed) -> dict[str, Json]:
     outcome = executed.outcome
     submission = executed.submission
     asked = pending(submission) if submission is not None else _gift(executed)
@@ -89,11 +113,7 @@ def _executed(executed: Executed) -> dict[str, Json]:
             }
             for kind, data in outcome.events
         ],
-        "changes": [],
-        "state_change_hash": _ZERO_HASH,
-        "event_root_hash": _ZERO_HASH,
-        "accumulator_root_hash": _ZERO_HASH,
-        "state_checkpoint_hash": None,
+        **_UNKEPT,
     }
 
 
@@ -116,9 +136,33 @@ def _gift(executed: Executed) -> dict[str, Json]:
     }
 
 
-def resource(kind: str, data: Json) -> dict[str, Json]:
-    return {"type": kind, "data": data}
+def genesis() -> dict[str, Json]:
+    """Version 0: the state in which the ledger began."""
+    return {
+        "type": "genesis_transaction",
+        "version": "0",
+        "hash": _ZERO_HASH,
+        "success": True,
+        "vm_status": SUCCESS,
+        "gas_used": "0",
+        "payload": {
+            "type": "write_set_payload",
+            "write_set": {"type": "direct_write_set", "changes": [], "events": []},
+        },
+        "events": [],
+        **_UNKEPT,
+    }
 
 
-def account(address: Address, sequence: int) -> dict[str, Json]:
-    return {"sequence_number": str(sequence), "authentication_key": address}
+def block(height: int, timestamp_us: int, transactions: list[bytes] | None) -> bytes:
+    """Every version is a block of its own."""
+    head = {
+        "block_height": str(height),
+        "block_hash": _ZERO_HASH,
+        "block_timestamp": str(timestamp_us),
+        "first_version": str(height),
+        "last_version": str(height),
+    }
+    return encode(
+        {**head, "transactions": None if transactions is None else [msgspec.Raw(each) for each in transactions]}
+    )

@@ -88,6 +88,14 @@ class Store:
     def by_version(self, version: int) -> bytes | None:
         return self._one("SELECT json FROM transactions WHERE version = ?", version)
 
+    def page(self, start: int, limit: int) -> list[bytes]:
+        query = "SELECT json FROM transactions WHERE version >= ? ORDER BY version LIMIT ?"
+        return [bytes(json) for (json,) in self._database.execute(query, (start, limit))]
+
+    def timestamp_us(self, version: int) -> int | None:
+        found = self._database.execute("SELECT timestamp_us FROM transactions WHERE version = ?", (version,)).fetchone()
+        return None if found is None else int(found[0])
+
     def of_sender(self, sender: Address, start: int | None, limit: int) -> list[bytes]:
         """The sender's transactions from sequence number *start*, or the latest, in order."""
         if start is not None:

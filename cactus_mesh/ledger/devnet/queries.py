@@ -1,0 +1,72 @@
+"""What requests say in their paths and queries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from cactus_mesh.ledger.devnet.refusals import Refused, bad_input, not_found
+from cactus_mesh.ledger.values import BadValue, long_address, short_address
+
+if TYPE_CHECKING:
+    from cactus_mesh.ledger.devnet.http import Request
+
+DEFAULT_PAGE: Final = 25
+MAX_PAGE: Final = 100
+"""Both are a full node's for transactions."""
+
+
+def required(request: Request, name: str) -> str:
+    if name not in request.query:
+        raise bad_input(f"the query lacks {name}")
+    return request.query[name]
+
+
+def number(text: str) -> int:
+    """A number that fits a signed 64-bit column."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise bad_input(f"{text[:40]!r} is not a number")
+    return int(text)
+
+
+def switched(request: Request, name: str) -> bool:
+    return request.query.get(name, "false").lower() == "true"
+
+
+def page(request: Request) -> tuple[int | None, int]:
+    """From where, and how many at most.  An empty value, as the Python SDK sends it, is none."""
+    start, limit = request.query.get("start"), request.query.get("limit")
+    count = number(limit) if limit else DEFAULT_PAGE
+    if count == 0:
+        raise bad_input("Given limit value (0) must not be zero")
+    return number(start) if start else None, min(count, MAX_PAGE)
+
+
+def refuse_history(request: Request, latest: int) -> None:
+    """Only the present state is kept; an answer about another version would be a wrong one."""
+    asked = request.query.get("ledger_version")
+    if not asked:
+        return
+    if number(asked) < latest:
+        raise Refused(410, "version_pruned", f"Ledger version({asked}) has been pruned")
+    if number(asked) > latest:
+        raise not_found("version_not_found", f"Ledger version({asked}) not found")
+
+
+def function_name(text: str) -> tuple[str, str]:
+    parts = text.split("::")
+    if len(parts) != 3:
+        raise bad_input(f"{text[:200]!r} is not a function: address::module::name")
+    return f"{long_address(parts[0])}::{parts[1]}", parts[2]
+
+
+def short_type(text: str) -> str:
+    """A type's name with its addresses in AIP-40 form; text that is no type names nothing and stays as it is."""
+    for separator in ("<", ", ", ","):
+        head, found, tail = text.partition(separator)
+        if found:
+            return f"{short_type(head)}{separator}{short_type(tail)}"
+    address, colons, name = text.partition("::")
+    try:
+        return f"{short_address(long_address(address))}{colons}{name}"
+    except BadValue:
+        return text
