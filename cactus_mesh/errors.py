@@ -8,6 +8,7 @@ MeshError
 ├── UsageError            the caller, its configuration or its files are at fault      exit status 2
 │   ├── ConfigMalformed, ConfigMissing, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileExists,
 │   ├── KeyFileUnwritable, StateMalformed, StateInUse, NodeNotRunning, NodeRunning, PortInUse, AddressMalformed,
+│   ├── AmountMalformed, TaskIdMalformed, NotTheOwner, NoOperatorConsent, PackageMalformed,
 │   ├── PeerListRejected, PeerListExpired, ServiceUnavailable,
 │   └── PriceOverBudget, MissingExtra, ModelMissing, ModelRefused, ModelMalformed, ModelUnsupported, ModelTooLarge
 ├── PeerError             the peer at the other end is at fault                         exit status 3
@@ -131,6 +132,32 @@ class ServiceUnavailable(UsageError):
     """This system has nothing that could run a node in the background for this user."""
 
     code = "service.unavailable"
+
+
+class AmountMalformed(UsageError):
+    code = "amount.malformed"
+
+
+class TaskIdMalformed(UsageError):
+    code = "task_id.malformed"
+
+
+class NotTheOwner(UsageError):
+    """The signing key does not own the stake."""
+
+    code = "stake.not_owner"
+
+
+class NoOperatorConsent(UsageError):
+    """The operator key has not signed that it works for this owner."""
+
+    code = "stake.no_consent"
+
+
+class PackageMalformed(UsageError):
+    """What should be a compiled Move package is none, or not this contract's, or made for another account."""
+
+    code = "package.malformed"
 
 
 class PriceOverBudget(UsageError):

@@ -3,7 +3,18 @@
 A command imports what it needs inside itself, so that ``--help`` answers at once.
 """
 
-from cactus_mesh.cli import ask, demo, keys, ledger, network, serve  # noqa: F401 - each adds its commands to the group
+from cactus_mesh.cli import (  # noqa: F401 - each adds its commands to the group
+    admin,
+    ask,
+    demo,
+    devnet,
+    disputes,
+    keys,
+    money,
+    network,
+    serve,
+    stakes,
+)
 from cactus_mesh.cli.base import main
 
 __all__ = ["main"]

@@ -23,7 +23,8 @@ P = ParamSpec("P")
 
 ORDER: Final = (
     *("demo", "run", "ask", "doctor", "status", "peers", "ping", "service", "id", "keygen", "network"),
-    *("devnet", "fund", "balance"),
+    *("devnet", "fund", "balance", "deposit", "withdraw", "claim", "stake", "unstake"),
+    *("operator-consent", "set-operator", "register", "authorize", "revoke", "dispute", "admin", "deploy"),
 )
 
 

@@ -199,14 +199,14 @@ def _of_disputes(standing: Standing, now: float) -> Iterator[Holding]:
     for name, dispute in standing.disputes:
         if dispute.status not in ("open", "contested"):
             continue
-        about = f"{name.client} {name.task_id.hex()}"
+        about = f"{name.task_id.hex()} --client {name.client}"
         over = now > dispute.act_by
         if dispute.opener == standing.account:
             why = _WAITS_FOR[dispute.status, over]
             yield Holding("bond", dispute.bond, why, dispute.act_by, due=over, do=CLAIM if over else "")
         else:
             why, command = _AGAINST[dispute.status, over]
-            do = f"cactus-mesh dispute {command} {about}" if command else ""
+            do = f"cactus-mesh dispute {command.format(about)}" if command else ""
             yield Holding("dispute", 0, f"{why} (task {name.task_id.hex()[:12]}…)", dispute.act_by, due=over, do=do)
 
 
@@ -217,10 +217,10 @@ _WAITS_FOR: Final = {
     ("contested", True): "your dispute's; the arbiter did not decide, so that it lapses",
 }
 _AGAINST: Final = {
-    ("open", False): ("against your stake: contest it by then, or it is lost", "contest"),
+    ("open", False): ("against your stake: contest it by then, or it is lost", "contest {} --answer FILE"),
     ("open", True): ("against your stake: it was not contested in time", ""),
     ("contested", False): ("against your stake: the arbiter has until then to decide", ""),
-    ("contested", True): ("against your stake: undecided, so that it lapses", "finalize"),
+    ("contested", True): ("against your stake: undecided, so that it lapses", "finalize {}"),
 }
 
 

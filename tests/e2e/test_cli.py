@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from cactus_mesh.cli import main
-from cactus_mesh.cli.ledger import account_of
+from cactus_mesh.cli.accounts import account_of
 from cactus_mesh.errors import AddressMalformed
 from tests.samples import CLIENT
 
