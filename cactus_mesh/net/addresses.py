@@ -1,4 +1,4 @@
-"""Multiaddrs that this network uses: what they say, which can be dialled, which a listener can be reached at.
+"""Multiaddrs that this network uses: what they say, how far they carry, which are worth telling and dialling.
 
 ``/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEER]`` and, through a relay, ``…/p2p/RELAY/p2p-circuit[/p2p/PEER]``.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, replace
+from enum import IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from cactus_mesh.errors import AddressMalformed
@@ -21,6 +23,54 @@ _MAX_CHARACTERS: Final = 400
 _MAX_HOST_CHARACTERS: Final = 253
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _EXAMPLE: Final = "it should look like /ip4/203.0.113.7/tcp/4001/p2p/12D3KooW…"
+
+
+_PRIVATE: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "169.254.0.0/16",
+            "100.64.0.0/10",
+            "fc00::/7",
+            "fe80::/10",
+            "fec0::/10",
+        ),
+    )
+)
+"""RFC 1918, 3927, 6598, 4193, 4291.  Not what ``ipaddress`` calls private: that has networks for documentation too."""
+
+
+class Scope(IntEnum):
+    """How far an address carries: nowhere, within its machine, within its site, everywhere."""
+
+    NOWHERE = 0
+    LOOPBACK = 1
+    PRIVATE = 2
+    GLOBAL = 3
+
+
+@lru_cache(4_096)
+def scope_of(host: str) -> Scope:
+    """The scope of an IP address, or of a host's name."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        name = host.rstrip(".").lower()
+        if name == "localhost" or name.endswith(".localhost"):
+            return Scope.LOOPBACK
+        return Scope.PRIVATE if name.endswith(".local") or "." not in name else Scope.GLOBAL
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if ip.is_loopback:
+        return Scope.LOOPBACK
+    if any(ip in network for network in _PRIVATE if network.version == ip.version):
+        return Scope.PRIVATE
+    if ip.is_unspecified or ip.is_multicast or ip.is_reserved or (ip.version == 4 and ip.packed[0] in (0, 255)):
+        return Scope.NOWHERE
+    return Scope.GLOBAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +89,12 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        return self.family in ("ip4", "ip6") and ipaddress.ip_address(self.host).is_loopback
+        return self.scope is Scope.LOOPBACK
+
+    @property
+    def scope(self) -> Scope:
+        """Of a circuit, that of the relay's address."""
+        return scope_of(self.host)
 
     @property
     def endpoint(self) -> str:
@@ -110,28 +165,57 @@ def dialable(texts: Iterable[str], peer: PeerId, own: PeerId) -> list[Address]:
             address = parse_address(text)
         except AddressMalformed:
             continue
-        if address.peer not in (None, peer) or address.wildcard or address.port == 0 or own in (peer, address.relay):
+        if address.peer not in (None, peer) or not _leads_somewhere(address) or own in (peer, address.relay):
             continue
         if address.relay != peer:
             found[replace(address, peer=peer)] = None
     return sorted(found, key=lambda address: address.relay is not None)
 
 
-def reachable_at(bound: Iterable[Address], interfaces: Sequence[str]) -> list[Address]:
-    """Where listeners on *bound* can be reached, wildcards expanded to the machine's *interfaces* (IP addresses).
+def _leads_somewhere(address: Address) -> bool:
+    return address.port != 0 and address.scope is not Scope.NOWHERE
 
-    Loopback is named only when there is nothing else: it helps nobody on another machine.
+
+def usable(text: str, peer: PeerId) -> Address | None:
+    """*text* as an address of *peer*, whose id is left out; None when it cannot lead there."""
+    try:
+        address = parse_address(text)
+    except AddressMalformed:
+        return None
+    if address.peer not in (None, peer) or address.relay == peer or not _leads_somewhere(address):
+        return None
+    return replace(address, peer=None)
+
+
+def worth_telling(texts: Iterable[str], scope: Scope) -> list[str]:
+    """Those of *texts* that somebody at the other end of a connection of this *scope* may be able to dial."""
+    return [text for text in texts if parse_address(text).scope >= scope]
+
+
+def worth_hearing(texts: Iterable[str], peer: PeerId, scope: Scope, seen_at: str | None) -> list[str]:
+    """What *peer* says of itself over a connection of this *scope*, without what cannot lead there from here.
+
+    *seen_at* is its host as we see it, None through a relay.  A private address counts only when the peer is seen at
+    one that it names: else there is a NAT between us, and its private addresses are somebody else's here.
     """
+    told = [address for text in texts if (address := usable(text, peer)) is not None and address.scope >= scope]
+    if scope is Scope.PRIVATE and seen_at not in {address.host for address in told if address.relay is None}:
+        told = [address for address in told if address.scope is not Scope.PRIVATE or address.relay is not None]
+    return list(dict.fromkeys(map(str, told)))
+
+
+def reachable_at(bound: Iterable[Address], interfaces: Sequence[str]) -> list[Address]:
+    """Where listeners on *bound* may be reached, the widest scope first, wildcards expanded to the machine's
+    *interfaces* (IP addresses) and the loopback."""
     found: dict[Address, None] = {}
     for address in bound:
         for host in _hosts(address, interfaces):
             found[replace(address, host=host)] = None
-    elsewhere = [address for address in found if not address.loopback]
-    return elsewhere or list(found)
+    return sorted(found, key=lambda address: -address.scope)
 
 
 def _hosts(address: Address, interfaces: Sequence[str]) -> list[str]:
     if not address.wildcard:
         return [address.host]
     hosts = [host for host in interfaces if (":" in host) == (address.family == "ip6")]
-    return hosts or (["::1"] if address.family == "ip6" else ["127.0.0.1"])
+    return [*hosts, "::1" if address.family == "ip6" else "127.0.0.1"]

@@ -30,9 +30,11 @@ from libp2p.relay.circuit_v2.protocol import PROTOCOL_ID as HOP_PROTOCOL
 from libp2p.relay.circuit_v2.protocol import STOP_PROTOCOL_ID as STOP_PROTOCOL
 from libp2p.relay.circuit_v2.utils import read_delimited_msg, write_delimited_msg
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError
+from multiaddr import Multiaddr
 
+from cactus_mesh.net.addresses import worth_telling
 from cactus_mesh.net.conn import connection_of
-from cactus_mesh.net.connections import is_relayed
+from cactus_mesh.net.connections import is_relayed, scope_of_connection
 
 if TYPE_CHECKING:
     from libp2p.abc import INetStream
@@ -106,7 +108,8 @@ class Relay:
         self._reserved[peer] = (conn, expires)
         answer = self._status(OK)
         answer.reservation.expire = int(expires)
-        answer.reservation.addrs.extend(address.to_bytes() for address in self._host.get_addrs())
+        own = worth_telling(self._host.own_addresses(), scope_of_connection(conn))
+        answer.reservation.addrs.extend(Multiaddr(address).to_bytes() for address in own)
         await write_delimited_msg(stream, answer)
         await stream.close()
 

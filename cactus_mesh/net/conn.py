@@ -45,6 +45,8 @@ class MeshConn(INetConn):
     session: Session
     hello: Hello
     about: About | None = None
+    said: About | None = None
+    """What the peer told us of itself, and we told it, last."""
     local_port: int | None = None
     """The port of this machine that it leaves from or came to; None when a relay carries it."""
 

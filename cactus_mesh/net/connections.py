@@ -15,6 +15,7 @@ from libp2p.connection_types import ConnectionType
 
 from cactus_mesh.errors import Busy, PeerLost, ProtocolViolation
 from cactus_mesh.identity import PeerId
+from cactus_mesh.net.addresses import Scope, parse_address, worth_hearing
 from cactus_mesh.net.conn import connection_of
 from cactus_mesh.ports import ConnectedPeer
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from libp2p.abc import INetConn, INetStream
     from libp2p.peer.id import ID
 
+    from cactus_mesh.net.addresses import Address
     from cactus_mesh.net.conn import MeshConn
     from cactus_mesh.net.frames import About
     from cactus_mesh.net.greeting import Greetings
@@ -162,13 +164,19 @@ class Connections:
         if not conn.words.take(trio.current_time()):
             raise ProtocolViolation("it talks about itself without end")
         conn.about = about
-        self._shared.book.learn(conn.session.peer, about.addresses)
+        peer, scope, seen_at = conn.session.peer, scope_of_connection(conn), remote(conn)
+        heard = worth_hearing(about.addresses, peer, scope, None if is_relayed(conn) else seen_at.host)
+        self._shared.book.told(peer, heard, scope)
         self.announce_change()
 
-    def tell_everybody(self, about: About) -> None:
+    def tell_everybody(self, about: Callable[[MeshConn], About]) -> None:
+        """What is news to each: *about* gives what to say over a connection."""
         for conn in self.all():
-            conn.session.machine.tell(about)
-            conn.session.flush()
+            said = about(conn)
+            if said != conn.said:
+                conn.said = said
+                conn.session.machine.tell(said)
+                conn.session.flush()
 
     def banned(self, peer: PeerId) -> bool:
         return self._bans.get(peer, 0.0) > trio.current_time()
@@ -244,6 +252,18 @@ def is_relayed(conn: MeshConn) -> bool:
     return conn.get_connection_type() is ConnectionType.RELAYED
 
 
+def remote(conn: MeshConn) -> Address:
+    """Where the other end is seen, or the address of the relay that carries *conn*."""
+    return parse_address(str(conn.get_transport_addresses()[0]))
+
+
+def scope_of_connection(conn: MeshConn) -> Scope:
+    """How far an address must carry to be of use at the other end of *conn*.  Through a relay that can be anywhere,
+    except on this machine's loopback, where everybody is at home."""
+    scope = remote(conn).scope
+    return Scope.GLOBAL if is_relayed(conn) and scope is not Scope.LOOPBACK else scope
+
+
 def seen(conn: MeshConn) -> ConnectedPeer:
     session = conn.session
     return ConnectedPeer(
@@ -253,6 +273,7 @@ def seen(conn: MeshConn) -> ConnectedPeer:
         agent=conn.hello.agent,
         address=f"{conn.get_transport_addresses()[0]}/p2p/{session.peer}",
         relayed=is_relayed(conn),
+        relay=remote(conn).relay,
         rtt_ms=None if session.rtt_seconds is None else session.rtt_seconds * 1000,
         since=conn.since,
     )

@@ -9,6 +9,8 @@ import hashlib
 import logging
 import time
 from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -27,13 +29,17 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from cactus_mesh.errors import AddressMalformed, MeshError
 from cactus_mesh.identity import PeerId, public_key_of
-from cactus_mesh.net.addresses import parse_address
+from cactus_mesh.net.addresses import Scope, parse_address, usable, worth_telling
 from cactus_mesh.net.conn import connection_of
+from cactus_mesh.net.connections import scope_of_connection
 from cactus_mesh.net.host import KAD_PROTOCOL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from libp2p.abc import INetStream
 
+    from cactus_mesh.net.addresses import Address
     from cactus_mesh.net.host import MeshHost
     from cactus_mesh.net.peers import AddressBook
 
@@ -55,8 +61,8 @@ CLOSEST_PEERS: Final = 20
 ASKED_AT_ONCE: Final = 6
 MAX_ROUNDS: Final = 8
 """Each round halves the distance at least; 8 of 6 peers reach any key in a network of millions."""
-ADDRESSES_TOLD: Final = 4
-"""Of each peer in an answer."""
+ADDRESSES_TOLD: Final = 6
+"""Of each peer in an answer: two through each of its relays."""
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +121,13 @@ class Dht:
             return bool(await self.table.add_peer(PeerInfo(key, []), skip_server_mode_check=True))
         return False
 
+    def remove_server(self, peer: PeerId) -> None:
+        """It answers no queries any more, by its own word."""
+        self.table.remove_peer(ID.from_string(peer))
+
+    def nearest_known(self, key: bytes) -> list[ID]:
+        return list(self.table.find_local_closest_peers(key, ASKED_AT_ONCE))
+
     # --- asking --------------------------------------------------------------------------------------------------
 
     async def closest(self, key: bytes) -> list[ID]:
@@ -141,25 +154,24 @@ class Dht:
             return
         with trio.move_on_after(QUERY_SECONDS):  # it may ping another peer to make room
             await self.table.add_peer(PeerInfo(peer, []), skip_server_mode_check=True)
-        for told in answer.closerPeers[:CLOSEST_PEERS]:
-            found = self._learn(told)
+        for told in answer.message.closerPeers[:CLOSEST_PEERS]:
+            found = self._learn(told, answer.scope)
             if found is not None:
                 heard_of.add(ID.from_string(found))
 
     async def providers_at(self, peer: ID, key: bytes) -> list[PeerId]:
         """Whom *peer* knows to provide *key*; where they are is learnt on the way."""
         answer = await self.query(peer, Message(type=Message.GET_PROVIDERS, key=key))
-        found = [self._learn(provider) for provider in (answer.providerPeers[:MAX_PROVIDERS] if answer else ())]
+        if answer is None:
+            return []
+        found = [self._learn(provider, answer.scope) for provider in answer.message.providerPeers[:MAX_PROVIDERS]]
         return [provider for provider in found if provider is not None]
 
     async def announce_at(self, peer: ID, key: bytes) -> bool:
         """Whether *peer* has stored that we provide *key*."""
-        message = Message(type=Message.ADD_PROVIDER, key=key)
-        own = message.providerPeers.add(id=self._own.to_bytes())
-        own.addrs.extend(address.to_bytes() for address in self._host.get_addrs()[:ADDRESSES_TOLD])
-        return await self.query(peer, message) is not None
+        return await self.query(peer, Message(type=Message.ADD_PROVIDER, key=key)) is not None
 
-    async def query(self, peer: ID, question: Message) -> Message | None:
+    async def query(self, peer: ID, question: Message) -> _Answer | None:
         """One question to one peer; None when it gives no proper answer in time."""
         try:
             with trio.fail_after(QUERY_SECONDS):
@@ -168,8 +180,13 @@ class Dht:
             log.debug("a DHT query failed", extra={"peer": str(peer), "reason": repr(error)})
             return None
 
-    async def _exchange(self, peer: ID, question: Message) -> Message:
+    async def _exchange(self, peer: ID, question: Message) -> _Answer:
         stream = await self._host.new_stream(peer, [KAD_PROTOCOL])
+        scope = scope_of_connection(connection_of(stream))
+        if question.type == Message.ADD_PROVIDER:
+            own = question.providerPeers.add(id=self._own.to_bytes())
+            told = worth_telling(self._host.own_addresses(), scope)[:ADDRESSES_TOLD]
+            own.addrs.extend(Multiaddr(address).to_bytes() for address in told)
         try:
             await stream.write(encode_varint_prefixed(question.SerializeToString()))
             answer = Message()
@@ -179,17 +196,17 @@ class Dht:
                 await stream.reset()
         if answer.type != question.type:
             raise ValueError("an answer to another question")
-        return answer
+        return _Answer(answer, scope)
 
-    def _learn(self, told: Message.Peer) -> PeerId | None:
-        """A peer that another one told us of.  Its addresses are hearsay, so they come after what it says itself."""
+    def _learn(self, told: Message.Peer, scope: Scope) -> PeerId | None:
+        """A peer that another one told us of, over a connection of this *scope*.  Its addresses are hearsay, so they
+        come after what it says itself."""
         peer = PeerId(ID(told.id).to_base58())
         try:
             public_key_of(peer)
         except ValueError:
             return None
-        addresses = [_text(raw) for raw in told.addrs[:ADDRESSES_TOLD]]
-        self._book.learn(peer, [address for address in addresses if address], hearsay=True)
+        self._book.learn(peer, map(str, _usable(told.addrs[:ADDRESSES_TOLD], peer, scope)), hearsay=True)
         return None if told.id == self._own.to_bytes() else peer
 
     # --- answering -----------------------------------------------------------------------------------------------
@@ -218,11 +235,12 @@ class Dht:
                 return
             question = Message()
             question.ParseFromString(data)
-            answer = self._answer(question, peer, greeted=conn.welcomed.is_set())
+            answer = self._answer(question, peer, scope_of_connection(conn), greeted=conn.welcomed.is_set())
             await stream.write(encode_varint_prefixed(answer.SerializeToString()))
 
-    def _answer(self, question: Message, peer: ID, *, greeted: bool) -> Message:
-        """Raises ValueError for what deserves no answer; the stream is reset then."""
+    def _answer(self, question: Message, peer: ID, scope: Scope, *, greeted: bool) -> Message:
+        """What *peer* is told over a connection of this *scope*.  Raises ValueError for what deserves no answer; the
+        stream is reset then."""
         answer = Message(type=question.type, key=question.key)
         if question.type == Message.PING:
             return answer
@@ -231,40 +249,60 @@ class Dht:
         if question.type == Message.ADD_PROVIDER:
             if not greeted:
                 raise ValueError("only peers of this network may store here")
-            self._store(question, peer)
+            self._store(question, peer, scope)
         elif question.type == Message.GET_PROVIDERS:
             for holder, addresses in self.leases.holders(question.key, time.time()):
                 provider = answer.providerPeers.add(id=holder.to_bytes())
-                provider.addrs.extend(addresses)
-            self._add_closest(answer, question.key, peer)
+                provider.addrs.extend(raw for raw in addresses if _scope(raw) >= scope)
+            self._add_closest(answer, question.key, peer, scope)
         elif question.type == Message.FIND_NODE:
-            self._add_closest(answer, question.key, peer)
+            self._add_closest(answer, question.key, peer, scope)
         else:
             raise ValueError("values are not stored here")
         return answer
 
-    def _store(self, question: Message, peer: ID) -> None:
+    def _store(self, question: Message, peer: ID, scope: Scope) -> None:
         for provider in question.providerPeers[:1]:
             if provider.id != peer.to_bytes():
                 raise ValueError("a peer can only speak for itself")
-            addresses = [raw for raw in provider.addrs[:ADDRESSES_TOLD] if _text(raw)]
+            addresses = [raw for raw in provider.addrs[:ADDRESSES_TOLD] if _scope(raw) >= scope]
             self.leases.grant(question.key, peer, addresses, time.time())
 
-    def _add_closest(self, answer: Message, key: bytes, asker: ID) -> None:
+    def _add_closest(self, answer: Message, key: bytes, asker: ID, scope: Scope) -> None:
         closest = self.table.find_local_closest_peers(key, CLOSEST_PEERS)
         sought = ID(key)
         if sought not in closest and self._book.addresses(PeerId(sought.to_base58())):
             closest.insert(0, sought)
         for peer in closest:
             if peer != asker:
-                addresses = self._book.addresses(PeerId(peer.to_base58()))[:ADDRESSES_TOLD]
+                addresses = worth_telling(self._book.addresses(PeerId(peer.to_base58())), scope)[:ADDRESSES_TOLD]
                 told = answer.closerPeers.add(id=peer.to_bytes())
                 told.addrs.extend(Multiaddr(address).to_bytes() for address in addresses)
 
 
-def _text(raw: bytes) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    message: Message
+    scope: Scope
+    """Of the connection over which it came."""
+
+
+def _usable(addresses: Iterable[bytes], peer: PeerId, scope: Scope) -> list[Address]:
+    """Those multiaddrs from the wire that may lead to *peer*, and carry at least as far as *scope*."""
+    texts = [str(address) for raw in addresses if (address := _address(raw)) is not None]
+    found = [usable(text, peer) for text in texts]
+    return [address for address in found if address is not None and address.scope >= scope]
+
+
+def _scope(raw: bytes) -> Scope:
+    address = _address(raw)
+    return Scope.NOWHERE if address is None else address.scope
+
+
+@lru_cache(8_192)
+def _address(raw: bytes) -> Address | None:
     """A multiaddr from the wire, if it is one that we can use."""
     try:
-        return str(parse_address(str(Multiaddr(raw))))
+        return parse_address(str(Multiaddr(raw)))
     except (AddressMalformed, MultiaddrError, ValueError, LookupError, EOFError):
         return None

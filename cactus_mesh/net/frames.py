@@ -105,11 +105,13 @@ class _WireError(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class About(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a peer says of itself beside its hello.  *dht*: it answers DHT queries; *relay*: it carries circuits."""
+    """What a peer says beside its hello: where it can be reached, and at which endpoint (``/ip4/…/tcp/…``) it sees the
+    hearer, empty through a relay.  *dht*: it answers DHT queries; *relay*: it carries circuits."""
 
     addresses: Annotated[list[Annotated[str, Meta(max_length=400)]], Meta(max_length=MAX_ADDRESSES)]
     dht: bool
     relay: bool
+    observed: Annotated[str, Meta(max_length=80)]
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -62,7 +62,7 @@ class Greetings:
         methods: Methods,
         *,
         admit: Callable[[MeshConn, PeerId], None],
-        about: Callable[[], About],
+        about: Callable[[MeshConn], About],
         told: Callable[[MeshConn, About], None],
     ) -> None:
         self._identity = identity
@@ -99,7 +99,8 @@ class Greetings:
             raise
         conn.session = session
         session.accept()
-        session.machine.tell(self._about())
+        conn.said = self._about(conn)
+        session.machine.tell(conn.said)
         session.ping()
 
     async def _open_session(self, conn: MeshConn, host: MeshHost) -> Session:

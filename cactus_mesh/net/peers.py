@@ -9,20 +9,22 @@ import contextlib
 import os
 import tempfile
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
-from cactus_mesh.errors import AddressMalformed, StateMalformed
+from cactus_mesh.errors import StateMalformed
 from cactus_mesh.identity import PeerId
-from cactus_mesh.net.addresses import parse_address
+from cactus_mesh.net.addresses import parse_address, usable
 from cactus_mesh.net.frames import MAX_ADDRESSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from cactus_mesh.net.addresses import Scope
 
 MAX_PEERS: Final = 4_096
 """In memory: the adverts that a router ranks, and some."""
@@ -33,6 +35,8 @@ _VERSION: Final = 1
 @dataclass(slots=True)
 class _Entry:
     addresses: list[str] = field(default_factory=list)
+    told: frozenset[str] = frozenset()
+    """Those that it named itself, when it spoke last."""
     useful_at: float = 0.0
     """When a connection to it last worked, in Unix seconds; 0 for never."""
 
@@ -67,16 +71,28 @@ class AddressBook:
 
         Unusable ones are left out.
         """
-        usable = [usable for address in addresses if (usable := _without_peer(address, peer)) is not None]
-        if not usable or (hearsay and peer not in self._entries and len(self._entries) >= MAX_PEERS):
+        found = [str(address) for text in addresses if (address := usable(text, peer)) is not None]
+        if not found or (hearsay and peer not in self._entries and len(self._entries) >= MAX_PEERS):
             return
         entry = self._entries.setdefault(peer, _Entry())
-        both = [*entry.addresses, *usable] if hearsay else [*usable, *entry.addresses]
+        both = [*entry.addresses, *found] if hearsay else [*found, *entry.addresses]
         entry.addresses = list(dict.fromkeys(both))[:MAX_ADDRESSES]
         self._entries.move_to_end(peer)
         if len(self._entries) > MAX_PEERS:
             never_useful = (known for known, other in self._entries.items() if not other.useful_at)
             del self._entries[next(never_useful, next(iter(self._entries)))]
+
+    def told(self, peer: PeerId, addresses: Sequence[str], scope: Scope) -> None:
+        """*peer* names its *addresses* over a connection of this *scope*: those that it named before, and does not name
+        any more, are forgotten."""
+        entry = self._entries.get(peer)
+        if entry is not None:
+            over = {text for text in entry.told if parse_address(text).scope >= scope} - set(addresses)
+            entry.addresses = [text for text in entry.addresses if text not in over]
+            entry.told = (entry.told - over) | frozenset(addresses)
+        self.learn(peer, addresses)
+        if entry is None and peer in self._entries:
+            self._entries[peer].told = frozenset(addresses)
 
     def useful(self, peer: PeerId, now: float) -> None:
         """A connection to *peer* works now."""
@@ -139,14 +155,3 @@ def write_file(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise
-
-
-def _without_peer(address: str, peer: PeerId) -> str | None:
-    """*address* as the book keeps it; None when it cannot lead to *peer*."""
-    try:
-        parsed = parse_address(address)
-    except AddressMalformed:
-        return None
-    if parsed.peer not in (None, peer) or parsed.wildcard or parsed.port == 0:
-        return None
-    return str(replace(parsed, peer=None))

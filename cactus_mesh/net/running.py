@@ -12,9 +12,9 @@ from multiaddr.utils import get_network_addrs
 
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.errors import PeerUnreachable
-from cactus_mesh.net.addresses import Address, parse_address, reachable_at
+from cactus_mesh.net.addresses import Address, Scope, parse_address, reachable_at, worth_telling
 from cactus_mesh.net.circuits import Relay
-from cactus_mesh.net.connections import Connections
+from cactus_mesh.net.connections import Connections, is_relayed, remote, scope_of_connection
 from cactus_mesh.net.dht import Dht
 from cactus_mesh.net.dialler import Dialler
 from cactus_mesh.net.discovery import open_discovery
@@ -88,7 +88,7 @@ class RunningHost:
         self.dht = Dht(self.host, shared.book, serve=shared.settings.serve_dht)
         self.relay = Relay(self.host, self.connections, limits) if shared.settings.serve_relay else None
         self.circuits = Circuits(self.swarm, self.host, self.connections, self._reach_relay, self._tell_everybody)
-        self.host.own_addresses = self.addresses
+        self.host.own_addresses = self._every_address
         self.dialler = Dialler(shared.identity.peer_id, self.swarm, nursery, self.circuits.dial, shared.attempted)
 
     # --- reaching others -----------------------------------------------------------------------------------------
@@ -127,7 +127,15 @@ class RunningHost:
         return found
 
     def addresses(self) -> list[str]:
-        """Where others can reach this peer, the best first, each with its peer id."""
+        """Where others can reach this peer, the best first, each with its peer id: only what carries as far as the
+        farthest of those that we are connected to."""
+        every = self._every_address()
+        farthest = max(map(scope_of_connection, self.connections.all()), default=Scope.NOWHERE)
+        if farthest is Scope.NOWHERE and every:
+            farthest = max(parse_address(address).scope for address in every)
+        return worth_telling(every, farthest)
+
+    def _every_address(self) -> list[str]:
         own = self._shared.identity.peer_id
         announced = [parse_address(address).endpoint for address in self._shared.settings.announce]
         direct = [address.endpoint for address in reachable_at(self.bound(), self._machine())]
@@ -136,11 +144,14 @@ class RunningHost:
         return [f"{address}/p2p/{own}" for address in every][:MAX_ADDRESSES]
 
     def _tell_everybody(self) -> None:
-        self.connections.tell_everybody(self.about())
+        self.connections.tell_everybody(self.about)
 
-    def about(self) -> About:
+    def about(self, conn: MeshConn) -> About:
+        """What to say over *conn*: only addresses that can be of use at its other end."""
         settings = self._shared.settings
-        return About(self.addresses(), dht=settings.serve_dht, relay=settings.serve_relay)
+        addresses = worth_telling(self._every_address(), scope_of_connection(conn))
+        observed = "" if is_relayed(conn) else remote(conn).endpoint
+        return About(addresses, dht=settings.serve_dht, relay=settings.serve_relay, observed=observed)
 
     def _machine(self) -> list[str]:
         """This machine's own addresses."""

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cactus_mesh.errors import AddressMalformed
-from cactus_mesh.net.addresses import Address, dialable, parse_address, reachable_at
+from cactus_mesh.net.addresses import (
+    Address,
+    Scope,
+    dialable,
+    parse_address,
+    reachable_at,
+    scope_of,
+    worth_hearing,
+    worth_telling,
+)
 from tests.net.peers import identity
 
 PEER, OTHER, OWN = (identity(number).peer_id for number in (1, 2, 3))
@@ -81,12 +90,62 @@ def test_only_what_may_lead_to_the_peer_is_dialled_and_relays_come_last() -> Non
     assert dialable(texts, OWN, OWN) == []
 
 
-def test_wildcards_are_the_interfaces_and_loopback_is_named_only_alone() -> None:
+def test_wildcards_are_the_interfaces_and_the_loopback_what_carries_farthest_first() -> None:
     everywhere = [Address("ip4", "0.0.0.0", 4001), Address("ip6", "::", 4002), Address("ip4", "127.0.0.1", 4003)]
     interfaces = ["192.168.1.5", "2001:db8::5"]
     assert [str(address) for address in reachable_at(everywhere, interfaces)] == [
-        "/ip4/192.168.1.5/tcp/4001",
         "/ip6/2001:db8::5/tcp/4002",
+        "/ip4/192.168.1.5/tcp/4001",
+        "/ip4/127.0.0.1/tcp/4001",
+        "/ip6/::1/tcp/4002",
+        "/ip4/127.0.0.1/tcp/4003",
     ]
     assert [str(address) for address in reachable_at(everywhere[:1], [])] == ["/ip4/127.0.0.1/tcp/4001"]
     assert reachable_at([], interfaces) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "scope"),
+    [
+        ("127.9.9.9", Scope.LOOPBACK),
+        ("::1", Scope.LOOPBACK),
+        ("localhost", Scope.LOOPBACK),
+        ("10.1.2.3", Scope.PRIVATE),
+        ("172.31.0.1", Scope.PRIVATE),
+        ("172.32.0.1", Scope.GLOBAL),
+        ("100.64.0.1", Scope.PRIVATE),
+        ("169.254.1.1", Scope.PRIVATE),
+        ("fe80::1", Scope.PRIVATE),
+        ("fd00::1", Scope.PRIVATE),
+        ("::ffff:192.168.1.1", Scope.PRIVATE),
+        ("printer.local", Scope.PRIVATE),
+        ("203.0.113.7", Scope.GLOBAL),
+        ("2001:db8::1", Scope.GLOBAL),
+        ("node.example.org", Scope.GLOBAL),
+        ("0.0.0.0", Scope.NOWHERE),
+        ("::", Scope.NOWHERE),
+        ("224.0.0.251", Scope.NOWHERE),
+        ("255.255.255.255", Scope.NOWHERE),
+    ],
+)
+def test_the_scope_of_a_host(host: str, scope: Scope) -> None:
+    assert scope_of(host) is scope
+
+
+LOOPBACK, LAN, PUBLIC = "/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.5/tcp/1", "/ip4/203.0.113.7/tcp/1"
+CIRCUIT = f"/ip4/203.0.113.9/tcp/1/p2p/{OTHER}/p2p-circuit"
+
+
+def test_nobody_is_told_what_does_not_carry_as_far_as_it_is_away() -> None:
+    every = [PUBLIC, LAN, LOOPBACK, CIRCUIT]
+    assert worth_telling(every, Scope.GLOBAL) == [PUBLIC, CIRCUIT]
+    assert worth_telling(every, Scope.PRIVATE) == [PUBLIC, LAN, CIRCUIT]
+    assert worth_telling(every, Scope.LOOPBACK) == every
+
+
+def test_private_addresses_count_only_of_a_peer_without_a_nat_between_us() -> None:
+    every = [PUBLIC, LAN, LOOPBACK, CIRCUIT, f"{LAN}/p2p/{OTHER}", "nonsense", "/ip4/0.0.0.0/tcp/1"]
+    assert worth_hearing(every, PEER, Scope.GLOBAL, "203.0.113.7") == [PUBLIC, CIRCUIT]
+    assert worth_hearing(every, PEER, Scope.PRIVATE, "192.168.1.5") == [PUBLIC, LAN, CIRCUIT]
+    assert worth_hearing(every, PEER, Scope.PRIVATE, "192.168.1.1") == [PUBLIC, CIRCUIT]
+    assert worth_hearing(every, PEER, Scope.LOOPBACK, "127.0.0.1") == [PUBLIC, LAN, LOOPBACK, CIRCUIT]

@@ -149,7 +149,7 @@ async def test_a_peer_that_talks_about_itself_without_end_is_cut_off(victim: Mes
     async with open_raw_session(66, victim.addresses()[0]) as session:
         await session.hello()
         for _ in range(100):
-            session.machine.tell(About([], dht=False, relay=False))
+            session.machine.tell(About([], dht=False, relay=False, observed=""))
         session.flush()
         while victim.peers():  # noqa: ASYNC110 - it is cut off
             await trio.sleep(0.01)

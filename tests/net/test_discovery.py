@@ -13,6 +13,7 @@ from multiaddr import Multiaddr
 
 from cactus_mesh.errors import StateMalformed
 from cactus_mesh.net import dht, open_network
+from cactus_mesh.net.addresses import Scope
 from cactus_mesh.net.dht import LEASE_SECONDS, MAX_PROVIDERS, Leases, record_key
 from tests.net.peers import PATIENCE_SECONDS, hello, identity, listening
 
@@ -192,12 +193,12 @@ def add_provider(number: int, key: bytes = b"k" * 34) -> Message:
 async def test_only_peers_of_the_network_store_and_only_for_themselves(server: MeshNetwork) -> None:
     answering = server._running.dht
     with pytest.raises(ValueError, match="only peers of this network"):
-        answering._answer(add_provider(2), peer(2), greeted=False)
+        answering._answer(add_provider(2), peer(2), Scope.GLOBAL, greeted=False)
     with pytest.raises(ValueError, match="only speak for itself"):
-        answering._answer(add_provider(3), peer(2), greeted=True)
-    assert answering._answer(add_provider(2), peer(2), greeted=True).type == Message.ADD_PROVIDER
+        answering._answer(add_provider(3), peer(2), Scope.GLOBAL, greeted=True)
+    assert answering._answer(add_provider(2), peer(2), Scope.GLOBAL, greeted=True).type == Message.ADD_PROVIDER
     question = Message(type=Message.GET_PROVIDERS, key=b"k" * 34)
-    assert [found.id for found in answering._answer(question, peer(3), greeted=False).providerPeers] == [
+    assert [found.id for found in answering._answer(question, peer(3), Scope.GLOBAL, greeted=False).providerPeers] == [
         peer(2).to_bytes()
     ]
 
@@ -214,4 +215,4 @@ async def test_only_peers_of_the_network_store_and_only_for_themselves(server: M
 )
 async def test_values_and_keys_that_are_none_get_no_answer(server: MeshNetwork, question: Message) -> None:
     with pytest.raises(ValueError, match=r"values|key"):
-        server._running.dht._answer(question, peer(2), greeted=True)
+        server._running.dht._answer(question, peer(2), Scope.GLOBAL, greeted=True)

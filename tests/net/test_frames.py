@@ -102,7 +102,7 @@ def test_malformed_bodies_are_protocol_violations(body: bytes) -> None:
 
 
 def test_bodies_come_back() -> None:
-    about = About(["/ip4/127.0.0.1/tcp/1"], dht=True, relay=False)
+    about = About(["/ip4/127.0.0.1/tcp/1"], dht=True, relay=False, observed="/ip4/127.0.0.1/tcp/2")
     assert decode_about(encode_about(about)) == about
     assert decode_items(encode_items([b"", b"a"])) == [b"", b"a"]
     assert decode_open(encode_open("task.run", b"payload")) == ("task.run", b"payload")

@@ -8,6 +8,7 @@ import pytest
 
 from cactus_mesh.errors import StateMalformed
 from cactus_mesh.net import peers
+from cactus_mesh.net.addresses import Scope
 from cactus_mesh.net.peers import AddressBook, write_file
 from tests.net.peers import identity
 
@@ -37,6 +38,16 @@ def test_hearsay_comes_after_what_a_peer_says_itself() -> None:
     known.learn(ONE, [at(1)])
     known.learn(ONE, [at(2)], hearsay=True)
     assert known.addresses(ONE) == [at(1), at(2)]
+
+
+def test_what_a_peer_named_and_names_no_more_is_forgotten_as_far_as_it_speaks_of_it() -> None:
+    known = book()
+    known.told(ONE, [at(1), "/ip4/192.168.1.5/tcp/1"], Scope.PRIVATE)
+    known.learn(ONE, [at(2)], hearsay=True)
+    known.told(ONE, [at(3)], Scope.GLOBAL)
+    assert known.addresses(ONE) == [at(3), "/ip4/192.168.1.5/tcp/1", at(2)]
+    known.told(ONE, [], Scope.PRIVATE)
+    assert known.addresses(ONE) == [at(2)]
 
 
 def test_addresses_that_lead_elsewhere_are_not_learnt() -> None:
