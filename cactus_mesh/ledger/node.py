@@ -114,12 +114,14 @@ class Node:
 
     async def ask_present(self, method: str, path: str, content: bytes | None = None, kind: str = "") -> Answer:
         """As `ask`, never from before a transaction whose outcome we have seen."""
-        with trio.move_on_after(BEHIND_SECONDS):
-            while True:
-                answer = await self.ask(method, path, content, kind)
-                if answer.version is None or answer.version >= self.seen_version:
-                    return answer
-                await trio.sleep(POLL_SECONDS)
+        give_up_at = trio.current_time() + BEHIND_SECONDS
+        while True:
+            answer = await self.ask(method, path, content, kind)
+            if answer.version is None or answer.version >= self.seen_version:
+                return answer
+            if trio.current_time() >= give_up_at:
+                break
+            await trio.sleep(POLL_SECONDS)
         raise LedgerDown(
             f"the ledger at {self.base} answers as of before our own last transaction (version {self.seen_version}): "
             "it lags behind, or is another one by now; wait, or start this program again"

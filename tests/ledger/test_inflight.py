@@ -17,7 +17,7 @@ from cactus_mesh.ledger.dev import DEVNET_CONTRACT
 from cactus_mesh.ledger.rest import EXPIRY_SECONDS, transaction_hash
 from cactus_mesh.ledger.rules import codes
 from cactus_mesh.ledger.sequences import MAX_IN_FLIGHT
-from tests.ledger.scripted import FaultyNode, ScriptedNode, call, opened
+from tests.ledger.scripted import FaultyNode, ScriptedNode, call, once, opened
 from tests.ledger.world import CLIENT, COIN, ROUTER, STRANGER
 
 if TYPE_CHECKING:
@@ -112,6 +112,20 @@ async def test_a_transaction_that_no_node_takes_does_not_hold_up_the_others(
     assert len(_amounts(node)) == 9
     assert len(node.ran_named("transfer")) == 1, "the gap was closed by a transfer of nothing"
     assert trio.current_time() < EXPIRY_SECONDS
+
+
+async def test_after_a_refusal_the_number_is_used_by_the_next(autojump_clock: trio.testing.MockClock) -> None:
+    node = ScriptedNode()
+    async with opened(node) as transport:
+        await _deposit(transport, 1, {})
+        node.replies["transactions"] = once(
+            node.json({"message": "no", "error_code": "vm_error", "vm_error_code": 2}, 400), node
+        )
+        with pytest.raises(LedgerRejected):
+            await transport.call(CLIENT, "deposit", (CLIENT.public_key, 2))
+        await transport.call(CLIENT, "deposit", (CLIENT.public_key, 3))
+    assert (_amounts(node), len(node.ran)) == ([1, 3], 2)
+    assert trio.current_time() < 1
 
 
 async def test_a_cancelled_call_does_not_hold_up_the_others(autojump_clock: trio.testing.MockClock) -> None:
