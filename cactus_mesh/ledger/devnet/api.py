@@ -122,6 +122,8 @@ class Api:
                 return 200, await self._view(request)
             case "POST", "v1", "transactions", *rest:
                 return await self._post_transactions(request, rest)
+            case "POST", "v1", "tables", handle, "item" | "raw_item":
+                raise not_found("table_item_not_found", f"Table Item not found by Table handle({handle[:66]})")
             case "GET", "v1", "accounts", account, *rest:
                 refuse_history(request, self._sequencer.version)
                 return 200, await self._account(long_address(account), rest, request)
