@@ -127,7 +127,7 @@ class Process:
         found = 0
         for descriptor in Path(f"/proc/{self.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
-                found += os.readlink(descriptor).startswith("socket:")
+                found += str(descriptor.readlink()).startswith("socket:")
         return found
 
 
@@ -192,7 +192,8 @@ class Lab:
         for relay in self.relays:
             given += ["--bootstrap", self.address(relay)]
         common = ["--ledger", self.chain["url"], "--json", "--until-stdin-closes"]
-        return await self.spawn(name, machine, "run", *given, *common, *arguments)
+        logging = ("-v", "--log-format", "json")
+        return await self.spawn(name, machine, *logging, "run", *given, *common, *arguments)
 
     async def command(self, name: str, machine: Machine, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         """A command of ``cactus-mesh`` that ends by itself, with the home *name*."""
@@ -238,7 +239,7 @@ class Lab:
         """Wait until *router* knows so many orchestrators; how long it took."""
         began = trio.current_time()
         with trio.fail_after(FIND_SECONDS):
-            while (await router.do("status"))["orchestrators_known"] < orchestrators:
+            while (await router.do("status"))["orchestrators_known"] < orchestrators:  # noqa: ASYNC110 - as a user would
                 await trio.sleep(0.1)
         return trio.current_time() - began
 

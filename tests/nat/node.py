@@ -1,7 +1,7 @@
-"""``python -m tests.nat.node --home HOME ROLE SETTINGS ENGINE``: a node with a fake engine that takes orders on its standard
-input, a line of JSON each, and answers on its standard output.
+"""``python -m tests.nat.node --home HOME ROLE SETTINGS ENGINE``: a node with a fake engine that takes orders.
 
-ROLE is client, router, orchestrator, relay or bootstrap; or purse, who enrols others at the ledger.  It ends with its input.
+One line of JSON each on its standard input, with whose end it ends; the answers go to its standard output.  ROLE is
+client, router, orchestrator, relay or bootstrap; or purse, who enrols others at the ledger.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
@@ -25,11 +24,12 @@ from cactus_mesh.identity import Address, PeerId, load_key_file
 from cactus_mesh.ledger.client import open_ledger
 from cactus_mesh.ledger.dev import fund
 from cactus_mesh.node import identity_at, open_client, open_node
+from cactus_mesh.terminal import set_up_logging
 from cactus_mesh.testing.engine import FAKE_MODEL, FAKE_TEXT, FakeEngine
 from tests.nat.routers import PORT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from cactus_mesh.client import Client
     from cactus_mesh.net.network import MeshNetwork
@@ -49,7 +49,9 @@ ORDERS_AT_ONCE: Final = 64
 class Orders:
     """What can be asked of any node; *client* is there in clients."""
 
-    def __init__(self, network: MeshNetwork, status: Any, client: Client | None = None) -> None:
+    def __init__(
+        self, network: MeshNetwork, status: Callable[[], dict[str, Any]], client: Client | None = None
+    ) -> None:
         self._network = network
         self._status = status
         self._client = client
@@ -68,21 +70,38 @@ class Orders:
         found = await self._network.connect(PeerId(peer), addresses)
         return {"relayed": found.relayed, "seconds": trio.current_time() - began, "address": found.address}
 
-    async def direct(self, peer: str, seconds: float) -> dict[str, Any]:
-        """Wait until the connection to *peer* is direct, for so long."""
+    async def path(self, peer: str, patience: float) -> dict[str, Any]:
+        """Connect to *peer* by its key alone, measure the path, and again when it has become direct.
+
+        Waits *patience* seconds for that.  Seconds count from the beginning of the connecting.
+        """
         began = trio.current_time()
-        with trio.move_on_after(seconds):
+        path = await self.connect(peer)
+        found: dict[str, Any] = {"direct_seconds": None, "relayed": None, "direct": None}
+
+        async def watch() -> None:
             while self._relayed(peer) is not False:  # noqa: ASYNC110 - the network tells nobody
                 await trio.sleep(POLL_SECONDS)
-        return {"direct": self._relayed(peer) is False, "seconds": trio.current_time() - began}
+            found["direct_seconds"] = trio.current_time() - began
+
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = began + patience
+            nursery.start_soon(watch)
+            if path["relayed"]:
+                found["relayed"] = await self.measure(peer, relayed=True)
+        if found["direct_seconds"] is not None:
+            found["direct"] = await self.measure(peer, relayed=False)
+        return found
 
     def _relayed(self, peer: str) -> bool | None:
         return next((each.relayed for each in self._network.peers() if each.peer == peer), None)
 
-    async def measure(self, peer: str) -> dict[str, Any]:
-        """The path's median round trip in ms, and megabytes a second there and back.  The path may change meanwhile."""
-        before = self._relayed(peer)
+    async def measure(self, peer: str, *, relayed: bool) -> dict[str, float | None]:
+        """The median round trip in ms, and MB/s there and back; None where the path changed meanwhile."""
+        found: dict[str, float | None] = {"rtt_ms": None, "mb_per_s": None}
         trips = sorted([await self._echo(peer, b"x") for _ in range(PINGS)])
+        if self._relayed(peer) is relayed:
+            found["rtt_ms"] = trips[PINGS // 2] * 1e3
         limiter = trio.CapacityLimiter(BULKS_AT_ONCE)
 
         async def one() -> None:
@@ -93,9 +112,9 @@ class Orders:
         async with trio.open_nursery() as nursery:
             for _ in range(BULKS):
                 nursery.start_soon(one)
-        rate = BULKS * BULK_BYTES / (trio.current_time() - began) / 1e6
-        after = self._relayed(peer)
-        return {"relayed": before if before == after else None, "rtt_ms": trips[PINGS // 2] * 1e3, "mb_per_s": rate}
+        if self._relayed(peer) is relayed:
+            found["mb_per_s"] = BULKS * BULK_BYTES / (trio.current_time() - began) / 1e6
+        return found
 
     async def _echo(self, peer: str, payload: bytes) -> float:
         began = trio.current_time()
@@ -133,10 +152,10 @@ class Orders:
 class Purse:
     """Gives coins, offices and stakes to the keys of other homes; it lives where the ledger can be reached."""
 
-    def __init__(self, ledger: Ledger, url: str, admin: Path) -> None:
+    def __init__(self, ledger: Ledger, url: str, admin: str) -> None:
         self._ledger = ledger
         self._url = url
-        self._admin = load_key_file(admin)
+        self._admin = load_key_file(Path(admin))
 
     async def enrol(self, home: str, role: str, stake: int = 1_000 * APT) -> dict[str, Any]:
         identity = identity_at(Home(Path(home), Path(home)))
@@ -168,8 +187,9 @@ async def open_role(
     elif role == "client":
         config = load_config(home, settings, environment={})
         async with open_client(home=home, config=config) as client:
-            client.network.serve(ECHO, _echo, at_once=64)
-            yield Orders(client.network, lambda: {"failed_dials": client.network.status().attempts}, client)
+            network = cast("MeshNetwork", client.network)
+            network.serve(ECHO, _echo, at_once=64)
+            yield Orders(network, lambda: {"failed_dials": network.status().attempts}, client)
     else:
         config = load_config(home, {"roles": role.split("+"), "listen": [LISTEN], **settings}, environment={})
         fixed = _engine(**engine) if "orchestrator" in role else None
@@ -194,7 +214,7 @@ async def _obey(orders: Orders | Purse, line: bytes, limiter: trio.CapacityLimit
     print(json.dumps(answer), flush=True)
 
 
-async def _lines() -> AsyncIterator[bytes]:
+async def _lines() -> AsyncGenerator[bytes]:
     """Of standard input, which is a pipe."""
     buffer = bytearray()
     async with trio.lowlevel.FdStream(os.dup(0)) as stream:
@@ -211,7 +231,7 @@ async def serve(role: str, home: Home, settings: dict[str, Any], engine: dict[st
         async with open_role(role, home, settings, engine) as orders, trio.open_nursery() as nursery:
             peer = "" if isinstance(orders, Purse) else identity_at(home).peer_id
             known = {} if isinstance(orders, Purse) else await orders.status()
-            print(json.dumps({"event": "ready", "peer_id": peer, **known}), flush=True)
+            print(json.dumps({"event": "ready", **known, "peer_id": peer}), flush=True)
             async with contextlib.aclosing(_lines()) as lines:
                 async for line in lines:
                     nursery.start_soon(_obey, orders, line, limiter)
@@ -223,5 +243,5 @@ async def serve(role: str, home: Home, settings: dict[str, Any], engine: dict[st
 
 if __name__ == "__main__":
     _, _, place, its_role, its_settings, its_engine = sys.argv
-    logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(name)s %(message)s %(peer)s" if 0 else None)
+    set_up_logging(1, "json")
     trio.run(serve, its_role, find_home(Path(place)), json.loads(its_settings), json.loads(its_engine))

@@ -106,7 +106,7 @@ def test_dialling_the_private_address_of_another_network_is_counted(internet: In
     assert internet.strays() > 1
 
 
-def test_what_a_dead_run_left_behind_is_removed_and_what_lives_is_not(monkeypatch: pytest.MonkeyPatch):
+def test_what_a_dead_run_left_behind_is_removed_and_what_lives_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_namespaces() as living:
         kept = living.add("kept")
         monkeypatch.setattr("tests.nat.namespaces._started", lambda pid: 1)
@@ -123,7 +123,7 @@ def test_what_a_dead_run_left_behind_is_removed_and_what_lives_is_not(monkeypatc
     assert str(os.getpid()) in kept
 
 
-def test_which_pairs_are_expected_to_become_direct():
+def test_which_pairs_are_expected_to_become_direct() -> None:
     expected = {(one, other) for one in KINDS for other in KINDS if direct_expected(one, other)}
     assert len(expected) == 49 - 11
     assert ("random", "public") in expected
