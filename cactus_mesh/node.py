@@ -6,10 +6,13 @@ Opens engine → network → ledger → roles and leaves in reverse order, so th
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
+import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -25,7 +28,7 @@ from cactus_mesh.core.holdings import TaskName
 from cactus_mesh.core.serving import Load
 from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
-from cactus_mesh.errors import KeyFileExists, NoBootstrap
+from cactus_mesh.errors import CallTimeout, KeyFileExists, NoBootstrap
 from cactus_mesh.herald import Herald
 from cactus_mesh.identity import Address, Identity, create_key_file, load_key_file
 from cactus_mesh.journal import open_journal
@@ -33,11 +36,11 @@ from cactus_mesh.known import with_known_peers
 from cactus_mesh.messages import VERSION, Hello
 from cactus_mesh.orchestrator import offers_of, open_orchestrator
 from cactus_mesh.router import open_router
+from cactus_mesh.snapshot import network_snapshot, peer_snapshot, whom
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
     from cactus_mesh.book import Book
     from cactus_mesh.client import Client
@@ -51,6 +54,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 4101
 """Tried first when the user names no address: a port that stays the same is easier to reach and to remember."""
+PING_SECONDS: Final = 20.0
+"""Direct addresses, a relay and the answer; a hole is punched beside it."""
 JOIN_SECONDS: Final = 10.0
 """How long a client waits for its first connection before it says that nobody answers."""
 
@@ -71,6 +76,8 @@ class Node:
     orchestrator: Orchestrator | None
     claimer: Claimer | None
     """None where the configuration leaves claiming to the command line."""
+    started_at: float
+    """In Unix seconds."""
 
     def join_line(self) -> str:
         """What to paste on another machine, so that it joins through this node."""
@@ -97,17 +104,15 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """A snapshot for people and programs; docs/operating.md lists the keys."""
-        network = self.network.status()
         return {
             "peer_id": self.identity.peer_id,
             "address": self.identity.address,
             "network": self.config.network,
             "ledger": self.config.ledger,
             "roles": list(self.config.roles),
+            "started_at": round(self.started_at, 3),
             "addresses": self.network.addresses(),
-            "peers": network.connected,
-            "relayed_through": list(network.relays),
-            "failed_dials": network.attempts,
+            **network_snapshot(self.network.status()),
             "serves": [offer.name for offer in self.offers],
             "orchestrators_known": len(self.directory.book),
             "models_known": self.directory.index.models(),
@@ -117,18 +122,15 @@ class Node:
         }
 
     def peers(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "peer_id": peer.peer,
-                "roles": list(peer.roles),
-                "address": peer.address,
-                "relayed": peer.relayed,
-                "rtt_ms": None if peer.rtt_ms is None else round(peer.rtt_ms, 2),
-                "since": round(peer.since, 3),
-                "agent": peer.agent,
-            }
-            for peer in self.network.peers()
-        ]
+        return [peer_snapshot(peer) for peer in self.network.peers()]
+
+    def answers(self) -> dict[str, Callable[[str], object]]:
+        """The questions that the command line asks this node."""
+        return {
+            "status": lambda _: self.status(),
+            "peers": lambda _: self.peers(),
+            "ping": lambda target: ping(self.network, target),
+        }
 
 
 def _serving(orchestrator: Orchestrator) -> dict[str, int]:
@@ -221,7 +223,18 @@ class _Roles:
         claimer = Claimer(self.identity, self.ledger, self.book, config.claims) if config.claims.automatic else None
         if claimer is not None:
             self.services.start_soon(claimer.run)
-        return Node(self.identity, config, self.network, self.ledger, directory, offers, router, orchestrator, claimer)
+        return Node(
+            self.identity,
+            config,
+            self.network,
+            self.ledger,
+            directory,
+            offers,
+            router,
+            orchestrator,
+            claimer,
+            wall_clock() / 1_000,
+        )
 
     async def _router(self, directory: Directory) -> Router:
         journal = self.stack.enter_context(open_journal(self.home.journal_file, now=wall_clock() // 1_000))
@@ -328,6 +341,33 @@ async def _first_connection(network: MeshNetwork) -> None:
             return
     tried = "; ".join(f"{address}: {why}" for address, why in network.status().attempts.items())
     raise NoBootstrap(f"no bootstrap peer answers ({tried or 'none was known'}); check that it runs and its address")
+
+
+# --- a visitor ---------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_visitor(config: Config, home: Home, listen: Sequence[str] = ()) -> AsyncIterator[MeshNetwork]:
+    """The network, for somebody who only looks at it: with a key of this moment, and leaving no trace in *home*.
+
+    Raises as `open_client` does.
+    """
+    config = with_known_peers(config, home, wall_clock() / 1_000)
+    _require_way_in(config, home)
+    with tempfile.TemporaryDirectory(prefix="cactus-mesh-") as folder:
+        place = Home(home.config, Path(folder))
+        if home.peers_file.exists():
+            shutil.copyfile(home.peers_file, place.peers_file)
+        async with _network(Identity.generate(), config, place, ("client",), listen) as network:
+            yield network
+
+
+async def ping(network: MeshNetwork, target: str) -> dict[str, Any]:
+    """The path to a peer and its round trip now; *target* as in `whom`.  Raises `CallTimeout` and what it raises."""
+    peer, addresses = whom(target, [each.peer for each in network.peers()])
+    with trio.move_on_after(PING_SECONDS):
+        return peer_snapshot(await network.ping(peer, addresses))
+    raise CallTimeout(f"{peer} does not answer within {PING_SECONDS:.0f} s")
 
 
 # --- adapters ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -53,6 +54,29 @@ def octas(amount: int) -> str:
     whole, rest = divmod(amount, OCTAS_PER_APT)
     apt = f"{whole:,}.{rest:08d}".rstrip("0").rstrip(".")
     return f"{amount:,} octas ({apt} APT)"
+
+
+def paint(text: str, style: str) -> str:
+    """*text* in a colour, or "bold"; plain where the user or the terminal wants no colours (https://no-color.org)."""
+    if not style or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return click.style(text, bold=True) if style == "bold" else click.style(text, fg=style)
+
+
+def short(peer: str) -> str:
+    """A peer id's end, which is what differs: enough to recognise, and `ping` takes it."""
+    return f"…{peer[-8:]}"
+
+
+def ago(seconds: float) -> str:
+    """A time span in its two largest units: ``2 h 5 min``."""
+    whole = max(int(seconds), 0)
+    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
 class _LogLine(logging.Formatter):

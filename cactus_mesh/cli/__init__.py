@@ -10,6 +10,7 @@ from cactus_mesh.cli import (  # noqa: F401 - each adds its commands to the grou
     devnet,
     disputes,
     keys,
+    look,
     money,
     network,
     serve,

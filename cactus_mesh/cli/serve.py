@@ -1,8 +1,8 @@
-"""``run``, and what a running node says of itself."""
+"""``run``: a node in this process, until it is stopped."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -66,13 +66,13 @@ async def run(
         engine=None if slots is None else {"slots": slots},
         serving=None if delegate is None else {"delegated_slots": delegate},
     )
-    answers: dict[str, Callable[[], object]] = {}
+    answers: dict[str, Callable[[str], object]] = {}
     async with (
         open_lifetime(stdin_too=until_stdin_closes) as lifetime,
-        open_control(home.control_file, lambda question: answers[question]()),
+        open_control(home.control_file, answers),
         open_node(config, home) as node,
     ):
-        answers |= {"status": node.status, "peers": node.peers}
+        answers |= node.answers()
         await _announce(node, as_json=as_json)
         await lifetime.serving()
         if not as_json:
@@ -96,51 +96,3 @@ async def _announce(node: Node, *, as_json: bool) -> None:
     click.echo("\nTo join through this node, run on another machine:")
     click.echo(f"  {node.join_line()}\n")
     click.echo("ready; stop with Ctrl-C")
-
-
-@main.command()
-@json_option
-@click.pass_obj
-@command
-async def status(home: Home, as_json: bool) -> None:
-    """Show the running node of this home."""
-    from cactus_mesh.control import ask_node
-
-    found = await ask_node(home.control_file, "status")
-    if as_json:
-        print_json(found)
-        return
-    for name, value in found.items():
-        if value not in (None, [], {}):
-            click.echo(f"{name:20} {printable(_in_words(value))}")
-
-
-def _in_words(value: object) -> str:
-    match value:
-        case list():
-            return ", ".join(map(str, value))
-        case dict():
-            return ", ".join(f"{name} {each}" for name, each in value.items())
-        case _:
-            return str(value)
-
-
-@main.command()
-@json_option
-@click.pass_obj
-@command
-async def peers(home: Home, as_json: bool) -> None:
-    """List the peers that the running node of this home is connected to."""
-    from cactus_mesh.control import ask_node
-
-    found: Any = await ask_node(home.control_file, "peers")
-    if as_json:
-        print_json({"peers": found})
-        return
-    if not found:
-        click.echo("connected to nobody; see: cactus-mesh status")
-    for peer in found:
-        path = "relayed" if peer["relayed"] else "direct"
-        rtt = "?" if peer["rtt_ms"] is None else f"{peer['rtt_ms']:.1f} ms"
-        roles = ",".join(peer["roles"])
-        click.echo(f"{peer['peer_id']}  {roles:24} {path:8} {rtt:>10}  {printable(peer['address'])}")

@@ -25,7 +25,7 @@ from cactus_mesh.processes import open_family
 from cactus_mesh.testing.engine import FakeEngine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from cactus_mesh.client import Client
@@ -130,11 +130,13 @@ async def serve(role: str, home: Home, settings: dict[str, Any], engine: dict[st
     """One process: the role's node, until standard input closes."""
     config: Config = load_config(home, {"roles": [role], "listen": [LISTEN], **settings}, environment={})
     fixed = FakeEngine(**engine) if role == "orchestrator" else None
+    answers: dict[str, Callable[[str], object]] = {}
     async with (
         open_lifetime(stdin_too=True) as lifetime,
-        open_control(home.control_file, lambda question: {"status": node.status, "peers": node.peers}[question]()),
+        open_control(home.control_file, answers),
         open_node(config, home, engine=fixed) as node,
     ):
+        answers |= node.answers()
         print(json.dumps({"event": "ready", **node.status()}), flush=True)
         await lifetime.serving()
 
