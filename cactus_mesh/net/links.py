@@ -58,6 +58,10 @@ class Link(IRawConnection):
         data, self._ahead = self._ahead, b""
         return data or await self._receive()
 
+    def unread(self, data: bytes) -> None:
+        """Let *data*, which was read just now, be read again."""
+        self._ahead = data + self._ahead
+
     def send_now(self, data: bytes | bytearray) -> int:
         """How many of *data*'s first bytes could be sent without waiting."""
         return 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 from cryptography.exceptions import InvalidTag
 from libp2p.crypto.x25519 import create_new_key_pair as create_x25519
 from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.io.utils import read_exactly
 from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH, NoiseTransportReadWriter
 from libp2p.security.noise.transport import Transport
 from libp2p.security.secure_session import SecureSession
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from noise.state import CipherState
 
 _LENGTH_BYTES: Final = 2
+_KEY_BYTES: Final = 32
 _NONCE_PREFIX: Final = bytes(4)
 
 
@@ -40,7 +42,52 @@ class MeshNoise(Transport):
         return NoiseSession(await super().secure_inbound(conn), conn)
 
     async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
-        return NoiseSession(await super().secure_outbound(conn, peer_id), conn)
+        """As the initiator; as the responder when both sides have dialled and *peer_id* is the smaller one."""
+        assert isinstance(conn, Link)
+        try:
+            opening = _Opening(conn, yields=str(peer_id) < str(self.local_peer))
+            handshaken = await super().secure_outbound(cast("IRawConnection", opening), peer_id)
+        except _Yielded:
+            handshaken = await super().secure_inbound(conn)
+        return NoiseSession(handshaken, conn)
+
+
+class _Yielded(Exception):
+    """Both sides began the handshake, and the other side goes on with it."""
+
+
+class _Opening:
+    """What an initiator reads and writes.  Both sides are one when their SYNs crossed, which TCP takes for one
+    connection (RFC 9293 section 3.5): then the first message of the peer with the greater id, as text, does not count.
+    """
+
+    def __init__(self, link: Link, *, yields: bool) -> None:
+        self._link = link
+        self._yields = yields
+        self._looked = False
+
+    async def read(self, n: int | None = None) -> bytes:
+        if not self._looked:
+            self._looked = True
+            await self._look()
+        return await self._link.read(n)
+
+    async def _look(self) -> None:
+        """Only a first message of the XX pattern is a bare key."""
+        length = await read_exactly(self._link, _LENGTH_BYTES)
+        if int.from_bytes(length, "big") != _KEY_BYTES:
+            self._link.unread(length)
+            return
+        key = await read_exactly(self._link, _KEY_BYTES)
+        if self._yields:
+            self._link.unread(length + key)
+            raise _Yielded
+
+    async def write(self, data: bytes) -> None:
+        await self._link.write(data)
+
+    async def close(self) -> None:
+        await self._link.close()
 
 
 class NoiseSession(SecureSession):

@@ -169,7 +169,7 @@ class MeshSwarm(Swarm):
 
     async def dial_link(self, link: Link, peer: ID) -> MeshConn:
         muxed = await self._upgrade(link, peer)
-        conn = self._conn(muxed, link, inbound=False)
+        conn = self._conn(muxed, link, inbound=not muxed.is_initiator_value)  # it is one where we yielded
         decided = trio.Event()
         self._nursery.start_soon(self._live, conn, decided.set)
         try:
