@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.contracts.fixtures import modules, tools, vm
+from tests.ledger.node import Node, open_node
 from tests.ledger.stage import Stage, open_fake_stage, open_rest_stage
 from tests.ledger.world import World, new_world
 
@@ -34,3 +35,9 @@ async def rest(tmp_path: Path) -> AsyncIterator[Stage]:
     async with open_rest_stage(tmp_path) as stage:
         await stage.furnish()
         yield stage
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with open_node(tmp_path) as node:
+        yield node

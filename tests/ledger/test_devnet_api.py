@@ -7,20 +7,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import trio
-from aptos_sdk.authenticator import (
-    AccountAuthenticator,
-    Authenticator,
-    Ed25519Authenticator,
-    FeePayerAuthenticator,
-    SingleSenderAuthenticator,
-)
-from aptos_sdk.ed25519 import PublicKey, Signature
-from aptos_sdk.transactions import FeePayerRawTransaction, SignedTransaction
-from nacl.signing import VerifyKey
 
 from cactus_mesh.errors import AddressMalformed, PortInUse, StateInUse, StateMalformed, UsageError
 from cactus_mesh.ledger import dev
-from cactus_mesh.ledger.connect import http_client
 from cactus_mesh.ledger.dev import DEVNET_CONTRACT
 from cactus_mesh.ledger.devnet import open_devnet
 from cactus_mesh.ledger.devnet.chain import MAX_PARKED_PER_ACCOUNT
@@ -28,59 +17,17 @@ from cactus_mesh.ledger.devnet.execution import FEES
 from cactus_mesh.ledger.rest import transaction_hash
 from cactus_mesh.ledger.values import short_address
 from tests.ledger import wire
-from tests.ledger.stage import Clock
+from tests.ledger.node import ALICE, BOB, PAY_BOB, Node, assert_refused
 from tests.ledger.world import CLIENT, COIN, NOW, STRANGER, person
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from cactus_mesh.identity import Identity
 
-ALICE, BOB = person("alice"), person("bob")
 CONTRACT_MODULE = wire.entry("withdraw").module
 REWARD = f"{DEVNET_CONTRACT}::cactus_payment::reward"
 COIN_MODULE = wire.ModuleId(wire.sdk_address("0x1"), "coin")
-PAY_BOB = wire.transfer(BOB.address, 7)
-
-
-class Node:
-    """One embedded ledger, asked by hand.  Alice has 10 coins."""
-
-    def __init__(self, url: str, http: httpx.AsyncClient, clock: Clock) -> None:
-        self.url = url
-        self.http = http
-        self.clock = clock
-
-    async def submit(self, data: bytes) -> httpx.Response:
-        return await self.http.post("/v1/transactions", content=data, headers=wire.BCS)
-
-    async def run(self, data: bytes) -> Any:
-        assert (await self.submit(data)).status_code == 202
-        return (await self.http.get(f"/v1/transactions/by_hash/{transaction_hash(data)}")).json()
-
-    async def balance(self, who: Identity | str) -> int:
-        address = who if isinstance(who, str) else who.address
-        reply = await self.http.get(f"/v1/accounts/{address}/balance/0x1::aptos_coin::AptosCoin")
-        return int(reply.text)
-
-    async def sequence(self, who: Identity) -> int:
-        return int((await self.http.get(f"/v1/accounts/{who.address}")).json()["sequence_number"])
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    clock = Clock()
-    async with open_devnet(tmp_path, clock=clock) as devnet, http_client(devnet.url) as http:
-        await dev.fund(devnet.url, ALICE.address, 10 * COIN)
-        yield Node(devnet.url, http, clock)
-
-
-def _assert_refused(reply: httpx.Response, status: int, error_code: str, vm_error_code: int | None) -> None:
-    problem = reply.json()
-    assert (reply.status_code, problem["error_code"], problem["vm_error_code"]) == (status, error_code, vm_error_code)
-    assert set(problem) == {"message", "error_code", "vm_error_code"}
-    assert reply.headers["x-aptos-chain-id"] == "202"
 
 
 # --- transactions ------------------------------------------------------------------------------------------------
@@ -185,7 +132,7 @@ def _deep() -> bytes:
 async def test_a_hostile_transaction_is_refused_as_a_full_node_refuses_it(node: Node, mutation: str) -> None:
     data, vm_error_code = _mutations()[mutation]
     error_code = "invalid_input" if vm_error_code is None else "vm_error"
-    _assert_refused(await node.submit(data), 400, error_code, vm_error_code)
+    assert_refused(await node.submit(data), 400, error_code, vm_error_code)
     assert await node.balance(ALICE) == 10 * COIN
     assert await node.sequence(ALICE) == 0
 
@@ -193,7 +140,7 @@ async def test_a_hostile_transaction_is_refused_as_a_full_node_refuses_it(node: 
 async def test_a_used_sequence_number_is_too_old_even_for_the_same_transaction(node: Node) -> None:
     first = wire.signed(ALICE, 0, PAY_BOB)
     await node.run(first)
-    _assert_refused(await node.submit(first), 400, "vm_error", 3)
+    assert_refused(await node.submit(first), 400, "vm_error", 3)
     assert await node.balance(BOB) == 7
 
 
@@ -211,9 +158,9 @@ async def test_a_transaction_ahead_of_its_turn_waits_for_it(node: Node) -> None:
 async def test_what_waits_is_bounded_replaced_by_nothing_and_forgotten_when_expired(node: Node) -> None:
     for number in range(1, MAX_PARKED_PER_ACCOUNT + 1):
         await node.submit(wire.signed(ALICE, number, PAY_BOB))
-    _assert_refused(await node.submit(wire.signed(ALICE, 200, PAY_BOB)), 507, "mempool_is_full", None)
+    assert_refused(await node.submit(wire.signed(ALICE, 200, PAY_BOB)), 507, "mempool_is_full", None)
     other = wire.signed(ALICE, 5, wire.transfer(BOB.address, 8))
-    _assert_refused(await node.submit(other), 400, "invalid_transaction_update", None)
+    assert_refused(await node.submit(other), 400, "invalid_transaction_update", None)
     node.clock.seconds += 601
     assert (await node.submit(wire.signed(ALICE, 200, PAY_BOB, expires_at=NOW + 900))).status_code == 202
 
@@ -246,43 +193,6 @@ async def test_two_hundred_submitters_at_once_are_all_served(node: Node) -> None
     assert (await dev.audit(node.url)).conserved
 
 
-# --- who may sign ------------------------------------------------------------------------------------------------
-
-
-def _account(key: Identity, message: bytes) -> AccountAuthenticator:
-    public = PublicKey(VerifyKey(key.public_key))
-    return AccountAuthenticator(Ed25519Authenticator(public, Signature(key.sign(message))))
-
-
-@pytest.mark.parametrize("payer_known", [True, False])
-async def test_a_sponsor_pays_the_fee_of_a_sender_without_coins(node: Node, payer_known: bool) -> None:
-    transaction = wire.raw(BOB.address, 0, wire.entry("register_server"))
-    payer = wire.sdk_address(ALICE.address)
-    full = FeePayerRawTransaction(transaction, [], payer).keyed()
-    for_sender = full if payer_known else FeePayerRawTransaction(transaction, [], None).keyed()
-    authenticator = FeePayerAuthenticator(_account(BOB, for_sender), [], (payer, _account(ALICE, full)))
-    executed = await node.run(SignedTransaction(transaction, Authenticator(authenticator)).bytes())
-    assert executed["success"] is True
-    assert await node.balance(ALICE) == 10 * COIN - int(executed["gas_used"]) * 100
-    assert (await node.sequence(BOB), await node.sequence(ALICE)) == (1, 0)
-
-
-async def test_nobody_pays_without_having_signed(node: Node) -> None:
-    transaction = wire.raw(BOB.address, 0, wire.entry("register_server"))
-    payer = wire.sdk_address(ALICE.address)
-    full = FeePayerRawTransaction(transaction, [], payer).keyed()
-    forged = FeePayerAuthenticator(_account(BOB, full), [], (payer, _account(BOB, full)))
-    reply = await node.submit(SignedTransaction(transaction, Authenticator(forged)).bytes())
-    _assert_refused(reply, 400, "vm_error", 2)
-
-
-async def test_a_single_sender_may_use_the_newer_envelope(node: Node) -> None:
-    transaction = wire.raw(ALICE.address, 0, PAY_BOB)
-    envelope = SingleSenderAuthenticator(_account(ALICE, transaction.keyed()))
-    executed = await node.run(SignedTransaction(transaction, Authenticator(envelope)).bytes())
-    assert executed["success"] is True
-
-
 # --- the rest of the API -----------------------------------------------------------------------------------------
 
 
@@ -305,8 +215,8 @@ async def test_views_answer_json_and_refuse_nonsense(node: Node) -> None:
         view | {"function": "0x1::coin::supply"}, view | {"type_arguments": []}, {"function": 3},
         view | {"function": REWARD, "type_arguments": [], "arguments": ["-1", 0, 0, 0]},
     ):  # fmt: skip
-        _assert_refused(await node.http.post("/v1/view", json=wrong), 400, "invalid_input", None)
-    _assert_refused(await node.http.post("/v1/view", content=b"{"), 400, "invalid_input", None)
+        assert_refused(await node.http.post("/v1/view", json=wrong), 400, "invalid_input", None)
+    assert_refused(await node.http.post("/v1/view", content=b"{"), 400, "invalid_input", None)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +236,7 @@ async def test_views_answer_json_and_refuse_nonsense(node: Node) -> None:
     ],
 )
 async def test_what_is_not_there_is_named_so(node: Node, path: str, status: int, error_code: str) -> None:
-    _assert_refused(await node.http.get(path), status, error_code, None)
+    assert_refused(await node.http.get(path), status, error_code, None)
 
 
 async def test_transactions_can_be_found_by_version_and_account(node: Node) -> None:
@@ -341,7 +251,7 @@ async def test_transactions_can_be_found_by_version_and_account(node: Node) -> N
 
 async def test_waiting_for_a_transaction_that_never_comes_ends(node: Node) -> None:
     reply = await node.http.get(f"/v1/transactions/wait_by_hash/0x{'0' * 64}")
-    _assert_refused(reply, 404, "transaction_not_found", None)
+    assert_refused(reply, 404, "transaction_not_found", None)
 
 
 async def test_resources_show_what_an_account_holds(node: Node) -> None:
@@ -359,7 +269,7 @@ async def test_resources_show_what_an_account_holds(node: Node) -> None:
 @pytest.mark.parametrize("amount", ["0", "-1", "x", str(10**15 + 1)])
 async def test_the_faucet_has_bounds(node: Node, amount: str) -> None:
     reply = await node.http.post(f"/mint?address={BOB.address}&amount={amount}")
-    _assert_refused(reply, 400, "invalid_input", None)
+    assert_refused(reply, 400, "invalid_input", None)
     assert await node.balance(BOB) == 0
 
 
