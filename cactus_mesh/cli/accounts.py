@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec
 import click
 
 from cactus_mesh.cli.base import NETWORK_OPTIONS
-from cactus_mesh.errors import AddressMalformed, AmountMalformed, NoFunds, TaskIdMalformed, UsageError
+from cactus_mesh.errors import AddressMalformed, AmountMalformed, KeyFileMissing, NoFunds, TaskIdMalformed, UsageError
 from cactus_mesh.terminal import OCTAS_PER_APT, octas, print_json
 
 if TYPE_CHECKING:
@@ -133,11 +133,17 @@ def signer_at(home: Home, key: Path | None) -> Identity:
     return identity_at(home) if key is None else load_key_file(key)
 
 
-def admin_at(home: Home, key: Path | None) -> Identity:
+def admin_at(home: Home, key: Path | None, option: str = "--admin-key") -> Identity:
     """The key in that file, else that of this home's embedded ledger."""
     from cactus_mesh.identity import load_key_file
 
-    return load_key_file(key or home.devnet / "admin.key")
+    own = home.devnet / "admin.key"
+    if key is None and not own.exists():
+        raise KeyFileMissing(
+            f"this takes an office's key, and there is none at {own}; name its file with {option}, or the --home of "
+            "the embedded ledger"
+        )
+    return load_key_file(key or own)
 
 
 async def afford(chain: Ledger, signer: Identity, amount: int, act: Callable[[], Awaitable[None]]) -> None:
@@ -146,19 +152,19 @@ async def afford(chain: Ledger, signer: Identity, amount: int, act: Callable[[],
     if coins < amount:
         raise NoFunds(
             f"{signer.address} holds {octas(coins)}; {octas(amount - coins)} are missing, and a little for the fee. "
-            f"{_how_to_fund(amount - coins + FEE_RESERVE_OCTAS)}"
+            f"{_how_to_fund(signer, amount - coins + FEE_RESERVE_OCTAS)}"
         )
     try:
         await act()
     except NoFunds:
         raise NoFunds(
             f"{signer.address} holds {octas(coins)}, which leaves too little for the transaction's fee: keep "
-            f"{octas(FEE_RESERVE_OCTAS)} beside the amount. {_how_to_fund(FEE_RESERVE_OCTAS)}"
+            f"{octas(FEE_RESERVE_OCTAS)} beside the amount. {_how_to_fund(signer, FEE_RESERVE_OCTAS)}"
         ) from None
 
 
-def _how_to_fund(amount: int) -> str:
-    return f"Send it coins; on the embedded ledger: cactus-mesh fund {amount} --to that account"
+def _how_to_fund(signer: Identity, amount: int) -> str:
+    return f"Send it coins; on the embedded ledger: cactus-mesh fund {amount} --to {signer.address}"
 
 
 # --- when ----------------------------------------------------------------------------------------------------------
@@ -172,11 +178,15 @@ def when(moment: int, now: float) -> str:
 def relative(seconds: float) -> str:
     """``in 7 days``, ``3 minutes ago``; in two units where there are few of the first."""
     left = round(abs(seconds))
+    if left > 600:
+        left = round(left / 60) * 60
     if left == 0:
         return "now"
     for index, (length, one, many) in enumerate(_STEPS):
         count, rest = divmod(left, length)
         if count:
+            if count >= 3:  # a week that began a minute ago is still a week
+                count = round(left / length)
             words = f"{count} {one if count == 1 else many}"
             if count < 3 and index + 1 < len(_STEPS) and (smaller := rest // _STEPS[index + 1][0]):
                 words += f" {smaller} {_STEPS[index + 1][1 if smaller == 1 else 2]}"

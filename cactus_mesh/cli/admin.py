@@ -129,7 +129,9 @@ async def revoke(
         if before is None:
             raise RouterNotAuthorised(f"{router} is no router of this contract, so that there is nothing to revoke")
         await chain.revoke_server(admin, account)
-    text = f"{account}\nis not authorised any more; {octas(before.escrowed)} in escrow go back after their deadlines"
+    text = f"{account}\nis not authorised any more"
+    if before.escrowed:
+        text += f"; {octas(before.escrowed)} in escrow go back to its clients after their tasks' deadlines"
     report({"router": account, "status": "revoked", "escrowed": before.escrowed}, text, as_json=as_json)
 
 

@@ -134,7 +134,7 @@ async def resolve(
     \b
     Example: cactus-mesh dispute resolve 3f…9c --client 12D3KooW… --upheld
     """
-    signer, task = admin_at(home, arbiter_key), task_id_of(task_id)
+    signer, task = admin_at(home, arbiter_key, "--arbiter-key"), task_id_of(task_id)
     whose = signer.address if client is None else account_of(client)
     async with open_chain(load(home, network=network, ledger=ledger)) as chain:
         await _dispute_of(chain, whose, task)

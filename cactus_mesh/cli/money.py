@@ -106,10 +106,11 @@ def _refuse_more_than_free(view: ClientView | None, identity: Identity, wanted: 
     free = _free(view, identity)
     if wanted > free:
         assert view is not None, "else nothing were free"
-        leaving = sum(due.amount for due in view.withdrawals)
+        elsewhere = view.escrowed + sum(due.amount for due in view.withdrawals)
+        besides = f"; {octas(elsewhere)} are in escrow or on their way out already" if elsewhere else ""
         raise NoFunds(
-            f"only {octas(free)} of the deposit are free, {octas(wanted - free)} fewer than that; in escrow for tasks "
-            f"are {octas(view.escrowed)}, on their way out already {octas(leaving)}; see: cactus-mesh balance"
+            f"only {octas(free)} of the deposit are free, {octas(wanted - free)} fewer than that{besides}; "
+            "see: cactus-mesh balance"
         )
 
 
@@ -243,13 +244,15 @@ async def balance(home: Home, account: str | None, network: str | None, ledger: 
         async with open_chain(config) as chain:
             now = time.time()
             standing = await survey(chain, book, whose, now)
-    found = holdings(standing, now)
+    found = holdings(standing, now, at_hand=whose == own.address)
     if as_json:
         print_json(statement.as_json(standing, found))
         return
     click.echo(f"account {whose}")
     if whose == own.address:
         click.echo(f"peer    {own.peer_id}")
+    for owner in dict.fromkeys(stake.owner for _, stake in standing.stakes if stake.owner != whose):
+        click.echo(f"owner   {owner}")
     click.echo(f"ledger  {config.ledger}, chain {config.chain_id}\n")
     if not standing.known:
         click.echo("nothing: the ledger has never seen this account, or it was emptied; check it, or send it coins")

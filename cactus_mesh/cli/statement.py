@@ -25,9 +25,12 @@ _TITLES: Final = {
     "dispute": "dispute",
     "budget": "held for clients",
 }
-_TITLE_WIDTH: Final = 17
-_AMOUNT_WIDTH: Final = 20
-_INDENT: Final = " " * (_TITLE_WIDTH + 3)
+_TITLE_WIDTH: Final = 16
+_AMOUNT_WIDTH: Final = 17
+_TEXT: Final = _TITLE_WIDTH + _AMOUNT_WIDTH + 3
+"""The column where the explanations begin."""
+_COMMAND: Final = 2
+"""The column of a command that is too long to stand under its explanation: it must be copied in one piece."""
 
 
 def apt(amount: int) -> str:
@@ -40,15 +43,18 @@ def lines_of(found: Sequence[Holding], now: float) -> Iterator[str]:
     yield f"{'':{_TITLE_WIDTH}} {'APT':>{_AMOUNT_WIDTH}}"
     for each in found:
         amount = "" if each.kind == "dispute" else apt(each.amount)
-        yield f"{_TITLES[each.kind]:{_TITLE_WIDTH}} {amount:>{_AMOUNT_WIDTH}}".rstrip()
-        yield from textwrap.wrap(
-            each.why, WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
-        )
+        title = f"{_TITLES[each.kind]:{_TITLE_WIDTH}} {amount:>{_AMOUNT_WIDTH}}  "
+        text = textwrap.wrap(each.why, WIDTH - _TEXT, break_on_hyphens=False)
         if each.until is not None:
+            date, distance = when(each.until, now).split(", ")
             word = "since" if each.until <= now else "until"
-            yield f"{_INDENT}{word} {when(each.until, now)}"
+            line = f"{word} {date} ({distance})"
+            text += [line] if len(line) <= WIDTH - _TEXT else [f"{word} {date}", f"      ({distance})"]
+        yield f"{title}{text[0]}"
+        yield from (f"{'':{_TEXT}}{line}" for line in text[1:])
         if each.do:
-            yield f"{_INDENT}> {each.do}"
+            fits = _TEXT + len(each.do) + 2 <= WIDTH
+            yield f"{'':{_TEXT if fits else _COMMAND}}> {each.do}"
 
 
 def as_json(standing: Standing, found: Sequence[Holding]) -> dict[str, Any]:

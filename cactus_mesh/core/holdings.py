@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cactus_mesh.ports import ClientView, DisputeView, Due, OrchestratorView, ServerView, TaskView
 
 CLAIM: Final = "cactus-mesh claim"
+KEY: Final = " --owner-key FILE"
 
 
 class TaskName(NamedTuple):
@@ -122,62 +123,68 @@ def _due(dues: tuple[Due, ...], now: float) -> int:
 # --- every amount, explained -------------------------------------------------------------------------------------
 
 
-def holdings(standing: Standing, now: float) -> list[Holding]:
-    """Everything that the account has anywhere, and what hangs on it."""
+def holdings(standing: Standing, now: float, *, at_hand: bool = True) -> list[Holding]:
+    """Everything that the account has anywhere, and what hangs on it.
+
+    *at_hand*: its key is this home's, so that commands need not name the file that it is in.
+    """
+    key = "" if at_hand else KEY
     return [
         Holding("coins", standing.coins, "in the account itself, free to spend"),
-        *_of_client(standing, now),
-        *(line for operator, stake in standing.stakes for line in _of_stake(standing, operator, stake, now)),
-        *_of_disputes(standing, now),
+        *_of_client(standing, now, key),
+        *(line for operator, stake in standing.stakes for line in _of_stake(standing, operator, stake, now, key)),
+        *_of_disputes(standing, now, key),
         *_of_server(standing, now),
     ]
 
 
-def _of_client(standing: Standing, now: float) -> Iterator[Holding]:
+def _of_client(standing: Standing, now: float, key: str) -> Iterator[Holding]:
     client = standing.client
     if client is None:
         return
-    yield Holding("deposit", client.deposit, "pays for tasks as you ask them", do="cactus-mesh withdraw AMOUNT")
+    yield Holding("deposit", client.deposit, "pays for the tasks of this account")
     unexplained = client.escrowed
     for name, task in standing.tasks:
         if task.status == "created":
             unexplained -= task.max_price
-            yield _escrow(name, task, now)
+            yield _escrow(name, task, now, key)
     if unexplained > 0:
         yield Holding(
             "escrow",
             unexplained,
             "for tasks asked from elsewhere; their routers pay or refund them, and past its deadline anybody can",
-            do=f"{CLAIM} --task TASK_ID",
+            do=f"{CLAIM} --task TASK_ID{key}",
         )
     for due in client.withdrawals:
         if due.release_at <= now:
-            yield Holding("withdrawal", due.amount, "its wait is over", due.release_at, due=True, do=CLAIM)
+            yield Holding("withdrawal", due.amount, "its wait is over", due.release_at, due=True, do=CLAIM + key)
         else:
             why = "on its way out; routers may still be working for what you promised"
             yield Holding("withdrawal", due.amount, why, due.release_at)
 
 
-def _escrow(name: TaskName, task: TaskView, now: float) -> Holding:
+def _escrow(name: TaskName, task: TaskView, now: float, key: str) -> Holding:
     short = name.task_id.hex()[:12]
     if now > task.done_by:
         why = f"task {short}… was never paid or refunded, and its deadline has passed"
-        return Holding("escrow", task.max_price, why, task.done_by, due=True, do=CLAIM)
+        return Holding("escrow", task.max_price, why, task.done_by, due=True, do=CLAIM + key)
     return Holding("escrow", task.max_price, f"held for task {short}… until it is paid or refunded", task.done_by)
 
 
-def _of_stake(standing: Standing, operator: Address, stake: OrchestratorView, now: float) -> Iterator[Holding]:
+def _of_stake(
+    standing: Standing, operator: Address, stake: OrchestratorView, now: float, key: str
+) -> Iterator[Holding]:
     own = stake.owner == standing.account
     named = "" if own and operator == standing.account else f" --operator {peer_id(stake.public_key)}"
     frozen = (
         "; frozen by 1 open dispute" if stake.open_disputes == 1 else f"; frozen by {stake.open_disputes} open disputes"
     )
     chill = frozen if stake.frozen else ""
-    whose = "" if own else f"; owned by {stake.owner}, whose key alone moves it"
-    key = "" if own else " --owner-key FILE"
+    whose = "" if own else "; only its owner's key moves it"
+    key = key if own else KEY
     missing = standing.min_stake - stake.stake
     if missing > 0:
-        why = f"backs your work, but is below the minimum of {standing.min_stake} octas: no tasks come"
+        why = f"backs your work, but is below the minimum of {standing.min_stake:,} octas: no tasks come"
         yield Holding("stake", stake.stake, why + chill + whose, do=f"cactus-mesh stake {missing}{named}{key}", own=own)
     else:
         do = f"cactus-mesh unstake AMOUNT{named}{key}"
@@ -195,7 +202,8 @@ def _of_stake(standing: Standing, operator: Address, stake: OrchestratorView, no
             yield Holding("unbonding", due.amount, why, due.release_at, due=True, do=f"{CLAIM}{named}{key}", own=own)
 
 
-def _of_disputes(standing: Standing, now: float) -> Iterator[Holding]:
+def _of_disputes(standing: Standing, now: float, key: str) -> Iterator[Holding]:
+    own = not key and all(stake.owner == standing.account for _, stake in standing.stakes)
     for name, dispute in standing.disputes:
         if dispute.status not in ("open", "contested"):
             continue
@@ -203,10 +211,11 @@ def _of_disputes(standing: Standing, now: float) -> Iterator[Holding]:
         over = now > dispute.act_by
         if dispute.opener == standing.account:
             why = _WAITS_FOR[dispute.status, over]
-            yield Holding("bond", dispute.bond, why, dispute.act_by, due=over, do=CLAIM if over else "")
+            yield Holding("bond", dispute.bond, why, dispute.act_by, due=over, do=CLAIM + key if over else "")
         else:
             why, command = _AGAINST[dispute.status, over]
-            do = f"cactus-mesh dispute {command.format(about)}" if command else ""
+            signed = "" if own or not command.startswith("contest") else KEY
+            do = f"cactus-mesh dispute {command.format(about)}{signed}" if command else ""
             yield Holding("dispute", 0, f"{why} (task {name.task_id.hex()[:12]}…)", dispute.act_by, due=over, do=do)
 
 
@@ -229,7 +238,7 @@ def _of_server(standing: Standing, now: float) -> Iterator[Holding]:
     if server is None:
         return
     if server.authorised(now):
-        why = f"clients' money that you hold in escrow as a router; at most {server.max_budget} octas"
+        why = f"clients' money that you hold in escrow as a router; at most {server.max_budget:,} octas"
         yield Holding("budget", server.escrowed, why, server.expires_at, own=False)
         return
     expired = server.status == "authorised"
