@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 COIN_STORE: Final = f"0x1::coin::CoinStore<{APTOS_COIN}>"
 ACCOUNT: Final = "0x1::account::Account"
-_STATUSES: Final = ("pending", "authorised", "revoked")
+STATUSES: Final = ("pending", "authorised", "revoked")
 """The numbers that Move stores for them."""
 
 
@@ -72,7 +72,7 @@ def _records(state: State, account: Address) -> list[tuple[str, Json]]:
     shown = [(name, to_json(record)) for name, record in found]
     if account in state.servers:
         server = to_json(state.servers[account])
-        shown.append(("Server", server | {"status": _STATUSES.index(server["status"])}))
+        shown.append(("Server", server | {"status": STATUSES.index(server["status"])}))
     return shown
 
 
