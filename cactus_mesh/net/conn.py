@@ -47,6 +47,7 @@ class MeshConn(INetConn):
     about: About | None = None
     said: About | None = None
     """What the peer told us of itself, and we told it, last."""
+    local_host: str | None = None
     local_port: int | None = None
     """The port of this machine that it leaves from or came to; None when a relay carries it."""
 

@@ -77,6 +77,9 @@ class Connections:
             conn = self._best.get(peer)
         return conn
 
+    def of(self, peer: PeerId) -> list[MeshConn]:
+        return list(self._by_peer.get(peer, ()))
+
     def all(self) -> Iterator[MeshConn]:
         for conns in self._by_peer.values():
             yield from conns

@@ -37,6 +37,7 @@ class Link(IRawConnection):
         self._ahead = b""
         self._handshake_bytes = 0
 
+    local_host: str | None = None
     local_port: int | None = None
     """Of this machine's end; None when a relay carries it."""
 
@@ -83,11 +84,12 @@ class SocketLink(Link):
         self._socket = sock
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         host, port = sock.getpeername()[:2]
-        self._remote = (str(host).removeprefix("::ffff:").split("%")[0], int(port))
+        self._remote = (_plain(host), int(port))
         family = "ip6" if ":" in self._remote[0] else "ip4"
         address = Multiaddr(f"/{family}/{self._remote[0]}/tcp/{port}")
         super().__init__(initiator=initiator, address=address, kind=ConnectionType.DIRECT)
-        self.local_port = int(sock.getsockname()[1])
+        own, port = sock.getsockname()[:2]
+        self.local_host, self.local_port = _plain(own), int(port)
         self._reads = 0
 
     def send_now(self, data: bytes | bytearray) -> int:
@@ -125,6 +127,10 @@ class SocketLink(Link):
 
     def get_remote_address(self) -> tuple[str, int]:
         return self._remote
+
+
+def _plain(host: object) -> str:
+    return str(host).removeprefix("::ffff:").split("%")[0]
 
 
 async def _ready(wait: object, sock: socket.socket) -> None:

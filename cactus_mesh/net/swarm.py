@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 HANDSHAKE_SECONDS: Final = 10.0
 """From a socket to an encrypted, multiplexed connection; a slow relay needs several round trips."""
+MAX_DIALLED: Final = 1_024
+"""Hosts, the newest: whoever comes from one of them may come through the hole that our dial made."""
 CLOSE_SECONDS: Final = 2.0
 NOISE: Final = "/noise"
 _REASONS: Final = {
@@ -106,6 +108,7 @@ class MeshSwarm(Swarm):
         super().__init__(peer, peerstore, upgrader, [])
         self.notifees.clear()  # its own one keeps tags that nobody reads
         self.bound: list[socket.socket] = []
+        self.dialled: OrderedDict[str, None] = OrderedDict()
         self._nursery: trio.Nursery
         self._max_pending = max_pending
         self._pending: OrderedDict[trio.CancelScope, None] = OrderedDict()
@@ -161,11 +164,27 @@ class MeshSwarm(Swarm):
 
     async def dial_address(self, address: Address, peer: ID) -> MeshConn:
         """Connect to *peer* at *address* and pass the hello.  Raises `DialFailed`, or the `MeshError` of a hello."""
+        self.dialled[address.host] = None
+        self.dialled.move_to_end(address.host)
+        if len(self.dialled) > MAX_DIALLED:
+            self.dialled.popitem(last=False)
         try:
             link = SocketLink(await connect(address, self.bound), initiator=True)
         except OSError as error:
             raise DialFailed(_words(error)) from error
         return await self.dial_link(link, peer)
+
+    async def probe(self, address: Address, peer: ID) -> None:
+        """See that *peer* answers at *address*, on a new connection from any port, and let go of it.
+
+        Raises `DialFailed`.
+        """
+        try:
+            link = SocketLink(await connect(address), initiator=True)
+        except OSError as error:
+            raise DialFailed(_words(error)) from error
+        muxed = await self._upgrade(link, peer)
+        await muxed.close()
 
     async def dial_link(self, link: Link, peer: ID) -> MeshConn:
         muxed = await self._upgrade(link, peer)
@@ -192,7 +211,7 @@ class MeshSwarm(Swarm):
 
     def _conn(self, muxed: MeshYamux, link: Link, *, inbound: bool) -> MeshConn:
         conn = MeshConn(muxed, self, inbound=inbound)
-        conn.local_port = link.local_port
+        conn.local_host, conn.local_port = link.local_host, link.local_port
         return conn
 
     async def _upgrade(self, link: Link, peer: ID | None) -> MeshYamux:
