@@ -163,7 +163,8 @@ def _consent(chain_id: int, contract: Address, owner: Address, key: PublicKey) -
 async def operator_consent(home: Home, owner: str, network: str | None, ledger: str | None, as_json: bool) -> None:
     """Let OWNER stake for this home's key.
 
-    Signs, with this home's key, that it works for OWNER, and prints what OWNER runs.  Needs no ledger.  It lets OWNER register this key, or put it into the place of an older one, and nothing else.
+    Signs, with this home's key, that it works for OWNER, and prints what OWNER runs.  Needs no ledger.  It lets OWNER
+    register this key, or put it into the place of an older one, and nothing else.
 
     \b
     Example: cactus-mesh operator-consent 0x5f2c…
@@ -213,7 +214,8 @@ async def set_operator(
 ) -> None:
     """Let NEW_PEER serve on an existing stake.
 
-    It replaces the present operator key, after a theft say.  The old key is worthless at once, also for tasks that it has not been paid for yet, and never comes back.
+    It replaces the present operator key, after a theft say.  The old key is worthless at once, also for tasks that it
+    has not been paid for yet, and never comes back.
 
     \b
     Example: cactus-mesh set-operator 12D3KooWnew… --operator 12D3KooWold… --operator-signature 0x… --owner-key cold.key
