@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import trio
 
     from cactus_mesh.core.pricing import RewardParams, Split
-    from cactus_mesh.core.settlement import Settlement, TaskConsent
+    from cactus_mesh.core.settlement import Settlement, SettlementClaim, TaskConsent
     from cactus_mesh.identity import Address, Identity, PeerId, PublicKey
     from cactus_mesh.messages import FinishReason, ModelShape, Role, Sampling, Work, WorkKind
 
@@ -416,6 +416,16 @@ class Ledger(Protocol):
     async def timeout_task(self, signer: Identity, client: Address, task_id: bytes) -> None: ...
 
     async def finalize_dispute(self, signer: Identity, client: Address, task_id: bytes) -> None: ...
+
+    async def report_equivocation(
+        self,
+        signer: Identity,
+        operator: PublicKey,
+        first: tuple[SettlementClaim, bytes],
+        second: tuple[SettlementClaim, bytes],
+    ) -> None:
+        """Show two claims for one task, each with *operator*'s signature, that contradict; its stake answers for it."""
+        ...
 
     # as a task's client or router
     async def open_dispute(self, signer: Identity, client: Address, task_id: bytes, evidence_hash: bytes) -> None:

@@ -257,6 +257,18 @@ class ContractLedger:
     async def finalize_dispute(self, signer: Identity, client: Address, task_id: bytes) -> None:
         await self._change(signer, "finalize_dispute", client, task_id)
 
+    async def report_equivocation(
+        self,
+        signer: Identity,
+        operator: PublicKey,
+        first: tuple[SettlementClaim, bytes],
+        second: tuple[SettlementClaim, bytes],
+    ) -> None:
+        claim, _ = first
+        rows = [(*_claimed(each), signature) for each, signature in (first, second)]
+        columns = (list(column) for column in zip(*rows, strict=True))
+        await self._change(signer, "report_equivocation", claim.client, claim.router, operator, claim.task_id, *columns)
+
     # settling
 
     async def settle(self, signer: Identity, batch: Sequence[Settlement]) -> list[Settled]:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import random
+import secrets
 import sqlite3
-import subprocess
-import sys
-import time
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import httpx
 import pytest
-import trio
 
 from cactus_mesh.errors import StateMalformed
 from cactus_mesh.ledger import dev, rules
@@ -21,9 +15,9 @@ from cactus_mesh.ledger.connect import http_client
 from cactus_mesh.ledger.devnet import open_devnet
 from cactus_mesh.ledger.devnet.service import DATABASE
 from cactus_mesh.ledger.devnet.store import open_store
-from cactus_mesh.ledger.rest import transaction_hash
 from cactus_mesh.ledger.rules.params import Params
 from tests.ledger import wire
+from tests.ledger.kill_devnet import torture
 from tests.ledger.world import (
     ADMIN,
     CHAIN_ID,
@@ -40,12 +34,10 @@ from tests.ledger.world import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-SENDERS = [person(f"sender {number}") for number in range(4)]
 PAYEE = person("payee")
-KILLS = 4
+KILLS = 20
 
 
 def _genesis() -> rules.State:
@@ -130,65 +122,10 @@ async def test_a_lost_administrators_key_is_not_replaced_in_silence(tmp_path: Pa
 # --- kill -9 -----------------------------------------------------------------------------------------------------
 
 
-class Tally:
-    """What a sender knows: transactions that it sent, and those that were answered."""
-
-    def __init__(self) -> None:
-        self.sent: list[str] = []
-        self.answered: set[str] = set()
-
-
-async def test_a_kill_at_any_moment_leaves_each_transaction_applied_exactly_once(tmp_path: Path) -> None:
-    rng = random.Random(20_261_123)
-    tally = Tally()
-    for kill in range(KILLS):
-        async with _process(tmp_path) as (process, url), http_client(url) as http:
-            if kill == 0:
-                for each in SENDERS:
-                    await dev.fund(url, each.address, 10**9)
-            async with trio.open_nursery() as nursery:
-                for each in SENDERS:
-                    nursery.start_soon(_send_until_it_dies, http, each, tally)
-                await trio.sleep(rng.uniform(0.0, 0.3))  # the moment of the kill is what is drawn, not awaited
-                process.kill()
-    async with open_devnet(tmp_path) as devnet, http_client(devnet.url) as http:
-        await _assert_exactly_once(devnet.url, http, tally)
-    assert len(tally.answered) >= KILLS
-
-
-async def _send_until_it_dies(http: httpx.AsyncClient, sender: Any, tally: Tally) -> None:
-    try:
-        number = int((await http.get(f"/v1/accounts/{sender.address}")).json()["sequence_number"])
-        while True:
-            data = wire.signed(sender, number, wire.transfer(PAYEE.address, 1), expires_at=int(time.time()) + 600)
-            tally.sent.append(transaction_hash(data))
-            reply = await http.post("/v1/transactions", content=data, headers=wire.BCS)
-            assert reply.status_code == 202
-            tally.answered.add(transaction_hash(data))
-            number += 1
-    except httpx.TransportError:
-        return
-
-
-async def _assert_exactly_once(url: str, http: httpx.AsyncClient, tally: Tally) -> None:
-    replies = [(each, await http.get(f"/v1/transactions/by_hash/{each}")) for each in tally.sent]
-    applied = {each for each, reply in replies if reply.status_code == 200}
-    assert tally.answered <= applied
-    numbers = [int((await http.get(f"/v1/accounts/{each.address}")).json()["sequence_number"]) for each in SENDERS]
-    received = int((await http.get(f"/v1/accounts/{PAYEE.address}/balance/0xa")).text)
-    assert len(applied) == sum(numbers) == received
-    assert (await dev.audit(url)).conserved
-
-
-@asynccontextmanager
-async def _process(home: Path) -> AsyncIterator[tuple[subprocess.Popen[str], str]]:
-    """A ledger in a process of its own, and its URL; leaving the block kills it."""
-    command = [sys.executable, "-m", "tests.ledger.serve", str(home)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220 - starts at once
-        try:
-            assert process.stdout is not None
-            with trio.fail_after(30):
-                url = await trio.to_thread.run_sync(process.stdout.readline, abandon_on_cancel=True)
-            yield process, url.strip()
-        finally:
-            process.kill()
+@pytest.mark.parametrize("seed", [20_261_123, secrets.randbits(32)], ids=["fixed", "fresh"])
+async def test_a_kill_at_any_moment_leaves_each_transaction_applied_exactly_once(tmp_path: Path, seed: int) -> None:
+    print(f"seed {seed}")
+    tally = await torture(tmp_path, kills=KILLS // 2, seed=seed)
+    assert tally.kills == KILLS // 2
+    assert tally.flawless, tally
+    assert min(tally.cut_before_commit, tally.cut_after_commit) > 0, "both sides of a commit were hit"
