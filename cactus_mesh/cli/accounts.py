@@ -29,7 +29,7 @@ APT_DECIMALS: Final = 8
 MAX_OCTAS: Final = 2**64 - 1
 FEE_RESERVE_OCTAS: Final = 2_000_000
 """What an account must hold beside the amount for a transaction to be accepted; of it only what is used is taken."""
-_AMOUNT: Final = re.compile(r"(\d+|\d{1,3}(?:,\d{3})+)(?:\.(\d+))?\s*(apt|octas?)?", re.IGNORECASE)
+_AMOUNT: Final = re.compile(r"(\d+|\d{1,3}(?:,\d{3})+)(?:\.(\d+))?\s*(apt|octas?)?", re.IGNORECASE | re.ASCII)
 _STEPS: Final = ((86_400, "day", "days"), (3_600, "hour", "hours"), (60, "minute", "minutes"), (1, "second", "seconds"))
 
 
