@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 import trio
 
 from cactus_mesh.net import pcp, upnp
+from cactus_mesh.net.addresses import Scope, scope_of
 from cactus_mesh.net.gateways import default_gateway
 from cactus_mesh.net.pcp import Granted, MappingFailed, NoAnswer, OtherVersion
 
@@ -120,7 +121,7 @@ async def _give_back(way: Way, external: int) -> None:
 
 
 def _usable(granted: Granted) -> str:
-    if not ipaddress.ip_address(granted.host).is_global:
+    if scope_of(granted.host) is not Scope.GLOBAL:
         raise MappingFailed(
             f"the router's own address, {granted.host}, is not a public one: it stands behind another NAT, "
             "of a second router or of the provider"

@@ -171,7 +171,7 @@ class MeshSwarm(Swarm):
         try:
             link = SocketLink(await connect(address, self.bound), initiator=True)
         except OSError as error:
-            raise DialFailed(_words(error)) from error
+            raise DialFailed(reason_for(error)) from error
         return await self.dial_link(link, peer)
 
     async def probe(self, address: Address, peer: ID) -> None:
@@ -182,7 +182,7 @@ class MeshSwarm(Swarm):
         try:
             link = SocketLink(await connect(address), initiator=True)
         except OSError as error:
-            raise DialFailed(_words(error)) from error
+            raise DialFailed(reason_for(error)) from error
         muxed = await self._upgrade(link, peer)
         await muxed.close()
 
@@ -200,7 +200,7 @@ class MeshSwarm(Swarm):
             return conn
         if isinstance(conn.failure, MeshError | DialFailed):
             raise conn.failure
-        raise DialFailed(_words(conn.failure)) if conn.failure else DialFailed("it closed the connection")
+        raise DialFailed(reason_for(conn.failure)) if conn.failure else DialFailed("it closed the connection")
 
     async def dial_peer(self, peer_id: ID) -> list[INetConn]:
         """What the library's services call; the addresses and the race are the dialler's."""
@@ -225,7 +225,7 @@ class MeshSwarm(Swarm):
                 await link.close()
             if not isinstance(error, Exception):
                 raise
-            raise DialFailed(_words(error)) from error  # the library's handshake raises whatever it stumbles over
+            raise DialFailed(reason_for(error)) from error  # the library's handshake raises whatever it stumbles over
         return cast("MeshYamux", muxed)
 
     # --- a connection's life -------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ class MeshSwarm(Swarm):
         pass
 
 
-def _words(error: BaseException) -> str:
+def reason_for(error: BaseException) -> str:
     """Why a connection did not come about, for people."""
     if isinstance(error, trio.TooSlowError):
         return f"no answer in {HANDSHAKE_SECONDS:.0f} s"
