@@ -121,7 +121,7 @@ def view_returns(contract: Address) -> dict[str, tuple[str, ...]]:
 def struct_types(contract: Address) -> dict[str, dict[str, str]]:
     """The field types of every struct that a view or a resource shows, by the struct's full name."""
     ours = {f"{contract}::{module}::{name}": fields for module, name, _, fields in _structs(contract)}
-    return ours | framework.monomorphic(framework.STRUCTS)
+    return ours | framework.monomorphic()
 
 
 def _module(contract: Address, module: str) -> Json:

@@ -151,9 +151,16 @@ STRUCTS: Final[dict[str, dict[str, str]]] = {
 }
 """The fields of what accounts hold, in their order."""
 
-_ABILITIES: Final = {"Account": ["key"], "CoinStore": ["key"], "CapabilityOffer": ["store"], "Coin": ["store"],
-                     "EventHandle": ["store"], "GUID": ["drop", "store"], "ID": ["copy", "drop", "store"]}  # fmt: skip
-_GENERIC: Final = frozenset({"CapabilityOffer", "Coin", "CoinStore", "EventHandle"})
+_SHAPES: Final[dict[str, tuple[list[str], list[list[str]]]]] = {
+    "Account": (["store", "key"], []),
+    "CapabilityOffer": (["store"], [[]]),
+    "Coin": (["store"], [[]]),
+    "CoinStore": (["key"], [[]]),
+    "EventHandle": (["store"], [["drop", "store"]]),
+    "GUID": (["drop", "store"], []),
+    "ID": (["copy", "drop", "store"], []),
+}
+"""Each struct's abilities, and the constraints on its type parameters."""
 
 
 def module_abis() -> dict[str, Json]:
@@ -170,12 +177,14 @@ def _module_abi(module: str) -> Json:
         "exposed_functions": [
             function_abi(name, function) for (home, name), function in FUNCTIONS.items() if home == module
         ],
-        "structs": [
-            struct_abi(name, _ABILITIES[name], fields, generics=[{"constraints": []}] if name in _GENERIC else [])
-            for name, fields in ((kind.split("::")[2], fields) for kind, fields in STRUCTS.items())
-            if f"0x1::{module}::{name}" in STRUCTS
-        ],
+        "structs": [_framework_struct(kind) for kind in STRUCTS if kind.split("::")[1] == module],
     }
+
+
+def _framework_struct(kind: str) -> Json:
+    name = kind.split("::")[2]
+    abilities, generics = _SHAPES[name]
+    return struct_abi(name, abilities, STRUCTS[kind]) | {"generic_type_params": [{"constraints": c} for c in generics]}
 
 
 def function_abi(name: str, function: Function) -> Json:
@@ -190,29 +199,26 @@ def function_abi(name: str, function: Function) -> Json:
     }
 
 
-def struct_abi(
-    name: str, abilities: list[str], fields: dict[str, str], *, generics: list[Json] | None = None, event: bool = False
-) -> Json:
+def struct_abi(name: str, abilities: list[str], fields: dict[str, str], *, event: bool = False) -> Json:
     return {
         "name": name,
         "is_native": False,
         "is_event": event,
         "abilities": abilities,
-        "generic_type_params": generics or [],
+        "generic_type_params": [],
         "fields": [{"name": field, "type": kind} for field, kind in fields.items()],
     }
 
 
-def monomorphic(structs: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+def monomorphic() -> dict[str, dict[str, str]]:
     """The structs that resources here are made of, with their type arguments filled in, for their BCS."""
-    kinds = ["0x1::coin::CoinStore<0x1::aptos_coin::AptosCoin>", *STRUCTS]
+    kinds = [f"0x1::coin::CoinStore<{APTOS_COIN}>", "0x1::account::Account"]
     filled: dict[str, dict[str, str]] = {}
     while kinds:
-        head, _, argument = kinds.pop().removesuffix(">").partition("<")
-        whole = f"{head}<{argument}>" if argument else head
-        if whole in filled or head not in structs:
+        whole = kinds.pop()
+        head, _, argument = whole.removesuffix(">").partition("<")
+        if whole in filled or head not in STRUCTS:
             continue
-        fields = {name: kind.replace("<T0>", f"<{argument}>") for name, kind in structs[head].items()}
-        filled[whole] = fields
-        kinds.extend(fields.values())
+        filled[whole] = {name: _filled(kind, (argument,)) for name, kind in STRUCTS[head].items()}
+        kinds.extend(filled[whole].values())
     return filled
