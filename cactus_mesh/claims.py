@@ -44,7 +44,9 @@ async def survey(ledger: Ledger, book: Book, account: Address, now: float, *, se
     for operator, stake in stakes:
         if stake.frozen:
             await _find_disputes(ledger, book, operator, stake, now, search)
-    parties = dict.fromkeys([account, *(operator for operator, _ in stakes)])
+    disputes: dict[TaskName, DisputeView] = {}
+    for party in dict.fromkeys([account, *(operator for operator, _ in stakes)]):
+        disputes |= await _disputes(ledger, book, party)
     return Standing(
         account=account,
         min_stake=ledger.chain.min_stake,
@@ -53,7 +55,7 @@ async def survey(ledger: Ledger, book: Book, account: Address, now: float, *, se
         server=await ledger.server(account),
         stakes=tuple(stakes),
         tasks=tuple(await _tasks(ledger, book, account, escrowed=client.escrowed if client else 0, now=now)),
-        disputes=tuple([each for party in parties for each in await _disputes(ledger, book, party)]),
+        disputes=tuple(disputes.items()),
     )
 
 

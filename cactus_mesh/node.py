@@ -6,13 +6,10 @@ Opens engine → network → ledger → roles and leaves in reverse order, so th
 from __future__ import annotations
 
 import logging
-import shutil
 import socket
-import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -28,7 +25,7 @@ from cactus_mesh.core.holdings import TaskName
 from cactus_mesh.core.serving import Load
 from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
-from cactus_mesh.errors import CallTimeout, KeyFileExists, NoBootstrap
+from cactus_mesh.errors import KeyFileExists, NoBootstrap
 from cactus_mesh.herald import Herald
 from cactus_mesh.identity import Address, Identity, create_key_file, load_key_file
 from cactus_mesh.journal import open_journal
@@ -36,11 +33,12 @@ from cactus_mesh.known import with_known_peers
 from cactus_mesh.messages import VERSION, Hello
 from cactus_mesh.orchestrator import offers_of, open_orchestrator
 from cactus_mesh.router import open_router
-from cactus_mesh.snapshot import network_snapshot, peer_snapshot, whom
+from cactus_mesh.snapshot import network_snapshot, peer_snapshot, ping, try_punch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from cactus_mesh.book import Book
     from cactus_mesh.client import Client
@@ -54,8 +52,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 4101
 """Tried first when the user names no address: a port that stays the same is easier to reach and to remember."""
-PING_SECONDS: Final = 20.0
-"""Direct addresses, a relay and the answer; a hole is punched beside it."""
 JOIN_SECONDS: Final = 10.0
 """How long a client waits for its first connection before it says that nobody answers."""
 
@@ -130,6 +126,7 @@ class Node:
             "status": lambda _: self.status(),
             "peers": lambda _: self.peers(),
             "ping": lambda target: ping(self.network, target),
+            "punch": lambda _: try_punch(self.network),
         }
 
 
@@ -165,14 +162,14 @@ async def open_node(config: Config, home: Home, *, engine: Engine | None = None)
     identity = identity_at(home)
     config = with_known_peers(config, home, wall_clock() / 1_000)
     if "bootstrap" not in config.roles:
-        _require_way_in(config, home)
+        require_way_in(config, home)
     listen = config.listen or _default_listen()
     async with AsyncExitStack() as stack:
         if engine is None and "orchestrator" in config.roles:
             engine = await stack.enter_async_context(_engine(config))
         book = stack.enter_context(open_book(home.book_file))
         ledger = await stack.enter_async_context(_ledger(config))
-        network = await stack.enter_async_context(_network(identity, config, home, config.roles, listen))
+        network = await stack.enter_async_context(open_mesh(identity, config, home, config.roles, listen))
         services = await stack.enter_async_context(open_service_nursery())
         yield await _Roles(stack, services, identity, config, home, network, ledger, book, engine).open()
 
@@ -271,7 +268,8 @@ class _Roles:
 
     async def _answering_for(self) -> Callable[[TaskConsent], None]:
         """Notes each task for as long as somebody may dispute it, so that a dispute about it is found."""
-        window = (await self.ledger.governance()).params["dispute_window_seconds"]
+        params = (await self.ledger.governance()).params
+        window = sum(params[each] for each in ("dispute_window_seconds", "contest_seconds", "arbitration_seconds"))
 
         def note(consent: TaskConsent) -> None:
             task = TaskName(consent.client, consent.task_id)
@@ -303,12 +301,12 @@ async def open_client(
         given = {"bootstrap": None if bootstrap is None else list(bootstrap), "network": network, "ledger": ledger}
         config = load_config(place, given)
     config = with_known_peers(config, place, wall_clock() / 1_000)
-    _require_way_in(config, place)
+    require_way_in(config, place)
     identity = identity_at(place)
     with open_book(place.book_file) as book:
         async with (
             _ledger(config) as open_ledger,
-            _network(identity, config, place, ("client",), ()) as open_network,
+            open_mesh(identity, config, place, ("client",), ()) as open_network,
             open_service_nursery() as services,
         ):
             await _first_connection(open_network)
@@ -343,33 +341,6 @@ async def _first_connection(network: MeshNetwork) -> None:
     raise NoBootstrap(f"no bootstrap peer answers ({tried or 'none was known'}); check that it runs and its address")
 
 
-# --- a visitor ---------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def open_visitor(config: Config, home: Home, listen: Sequence[str] = ()) -> AsyncIterator[MeshNetwork]:
-    """The network, for somebody who only looks at it: with a key of this moment, and leaving no trace in *home*.
-
-    Raises as `open_client` does.
-    """
-    config = with_known_peers(config, home, wall_clock() / 1_000)
-    _require_way_in(config, home)
-    with tempfile.TemporaryDirectory(prefix="cactus-mesh-") as folder:
-        place = Home(home.config, Path(folder))
-        if home.peers_file.exists():
-            shutil.copyfile(home.peers_file, place.peers_file)
-        async with _network(Identity.generate(), config, place, ("client",), listen) as network:
-            yield network
-
-
-async def ping(network: MeshNetwork, target: str) -> dict[str, Any]:
-    """The path to a peer and its round trip now; *target* as in `whom`.  Raises `CallTimeout` and what it raises."""
-    peer, addresses = whom(target, [each.peer for each in network.peers()])
-    with trio.move_on_after(PING_SECONDS):
-        return peer_snapshot(await network.ping(peer, addresses))
-    raise CallTimeout(f"{peer} does not answer within {PING_SECONDS:.0f} s")
-
-
 # --- adapters ----------------------------------------------------------------------------------------------------
 # Imported where they are opened: libp2p and aptos_sdk take a second that `cactus-mesh --help` should not.
 
@@ -390,7 +361,7 @@ def _engine(config: Config) -> AbstractAsyncContextManager[Engine]:
     return open_engine(config.models, settings)
 
 
-def _network(
+def open_mesh(
     identity: Identity, config: Config, home: Home, roles: Sequence[Role], listen: Sequence[str]
 ) -> AbstractAsyncContextManager[MeshNetwork]:
     from cactus_mesh.net import NetworkSettings, open_network
@@ -414,7 +385,7 @@ def _network(
     return open_network(identity, settings, hello)
 
 
-def _require_way_in(config: Config, home: Home) -> None:
+def require_way_in(config: Config, home: Home) -> None:
     if config.bootstrap or home.peers_file.exists():
         return
     raise NoBootstrap(

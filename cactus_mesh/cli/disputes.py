@@ -99,11 +99,16 @@ async def contest(
     \b
     Example: cactus-mesh dispute contest 3f…9c --client 12D3KooW… --answer receipt.json
     """
+    from cactus_mesh.book import open_book
+    from cactus_mesh.core.holdings import TaskName
+
     signer, task, digest = signer_at(home, owner_key), task_id_of(task_id), hash_of(answer)
     whose = signer.address if client is None else account_of(client)
     async with open_chain(load(home, network=network, ledger=ledger)) as chain:
         await _dispute_of(chain, whose, task)
         await chain.contest_dispute(signer, whose, task, digest)
+        with open_book(home.book_file) as book:
+            book.disputed(signer.address, TaskName(whose, task))
         view = await _dispute_of(chain, whose, task)
     _report(view, whose, task, "contested", as_json=as_json)
 
