@@ -10,6 +10,7 @@ from cactus_mesh.cli import (  # noqa: F401 - each adds its commands to the grou
     deploy,
     devnet,
     disputes,
+    doctor,
     keys,
     look,
     money,

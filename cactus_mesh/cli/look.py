@@ -218,7 +218,8 @@ async def _ping_as_visitor(
     *,
     as_json: bool,
 ) -> None:
-    from cactus_mesh.node import open_visitor, ping
+    from cactus_mesh.snapshot import ping
+    from cactus_mesh.visit import open_visitor
 
     there = (target,) if target.startswith("/") else ()
     config = load(home, bootstrap=[*bootstrap, *there] or None, network=network, ledger=ledger)
