@@ -11,7 +11,7 @@ import trio
 from cactus_mesh.errors import AddressMalformed, PortInUse, StateInUse, StateMalformed, UsageError
 from cactus_mesh.ledger import dev
 from cactus_mesh.ledger.dev import DEVNET_CONTRACT
-from cactus_mesh.ledger.devnet import open_devnet
+from cactus_mesh.ledger.devnet import DevnetSettings, open_devnet
 from cactus_mesh.ledger.devnet.chain import MAX_PARKED_PER_ACCOUNT
 from cactus_mesh.ledger.devnet.execution import FEES
 from cactus_mesh.ledger.rest import transaction_hash
@@ -274,6 +274,11 @@ async def test_the_faucet_has_bounds(node: Node, amount: str) -> None:
 
 
 # --- opening it --------------------------------------------------------------------------------------------------
+
+
+async def test_it_listens_on_loopback_unless_told(node: Node, tmp_path: Path) -> None:
+    assert node.url.startswith("http://127.0.0.1:")
+    assert DevnetSettings(tmp_path).host == "127.0.0.1"
 
 
 async def test_a_taken_port_is_named_with_what_to_do(node: Node, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from aptos_sdk.bcs import Deserializer
 
 from cactus_mesh.ledger.dev import DEVNET_CONTRACT
-from cactus_mesh.ledger.values import BadValue, decode
+from cactus_mesh.ledger.values import decode
 from tests.ledger import wire
 from tests.ledger.node import ALICE, BOB, PAY_BOB, Node, assert_refused
 from tests.ledger.world import COIN
@@ -188,6 +188,28 @@ async def test_the_node_is_healthy(node: Node) -> None:
     assert (await node.http.get("/v1/-/healthy")).json() == {"message": "aptos-node:ok"}
 
 
-def test_a_list_is_no_value_of_a_primitive_type() -> None:
-    with pytest.raises(BadValue):
-        decode("u7", b"")
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"function":"0x1::coin::balance","type_arguments":[],"arguments":' + b"[" * 100_000,
+        b'{"function":"0x1::coin::balance","type_arguments":["' + b"a<" * 30_000 + b'"],"arguments":[]}',
+        b'{"function":"' + b"::" * 9 + b'","type_arguments":[],"arguments":[]}',
+        b'{"function":"0x1::coin::balance","type_arguments":[],"arguments":[1e999]}',
+        b'"\\ud800"',
+        b"\xff",
+    ],
+)
+async def test_hostile_json_is_bad_input(node: Node, body: bytes) -> None:
+    for path in ("/v1/view", "/v1/transactions/encode_submission", "/v1/transactions", "/fund"):
+        reply = await node.http.post(path, content=body, headers={"content-type": "application/json"})
+        assert_refused(reply, 400, "invalid_input", None)
+
+
+async def test_a_type_of_many_parts_names_nothing(node: Node) -> None:
+    reply = await node.http.get(f"/v1/accounts/{ALICE.address}/resource/{'a,' * 5_000}")
+    assert_refused(reply, 404, "resource_not_found", None)
+    reply = await node.http.get(
+        f"/v1/accounts/{ALICE.address}/resource/0x01::coin::CoinStore<0x001::aptos_coin::AptosCoin>"
+    )
+    assert reply.json()["type"] == STORE

@@ -18,7 +18,16 @@ from hypothesis import strategies as st
 from cactus_mesh.core.settlement import CLAIM_DOMAIN, CONSENT_DOMAIN, OPERATOR_DOMAIN, OperatorConsent
 from cactus_mesh.ledger.devnet import open_devnet
 from cactus_mesh.ledger.rules.state import named_object
-from cactus_mesh.ledger.values import BadValue, address_bytes, decode, encode, from_json, short_address, to_json
+from cactus_mesh.ledger.values import (
+    BadValue,
+    address_bytes,
+    decode,
+    encode,
+    encode_json,
+    from_json,
+    short_address,
+    to_json,
+)
 from tests.ledger.world import CHAIN_ID, CLIENT, CONTRACT, ROUTER, claim_for, consent_for
 
 if TYPE_CHECKING:
@@ -157,7 +166,11 @@ def test_our_values_have_the_bytes_that_the_sdk_writes(numbers: list[int], blobs
         assert decode(kind, encode(kind, value)) == value
 
 
-KINDS = ("bool", "u8", "u64", "address", "vector<u8>", "0x1::string::String", "vector<u64>", "vector<vector<u8>>")
+OBJECT = "0x1::object::Object<0x1::fungible_asset::Metadata>"
+KINDS = (
+    "bool", "u8", "u16", "u32", "u64", "u128", "u256", "address", OBJECT, "vector<u8>", "0x1::string::String",
+    "vector<u64>", "vector<u256>", "vector<vector<u8>>", "vector<bool>",
+)  # fmt: skip
 
 
 @given(st.sampled_from(KINDS), st.binary(max_size=80))
@@ -178,6 +191,23 @@ def test_no_json_argument_brings_a_view_down(kind: str, data: object) -> None:
     except BadValue:
         return
     assert decode(kind, encode(kind, value)) == value
+
+
+@given(st.sampled_from(KINDS), st.binary(max_size=80))
+def test_what_json_shows_of_a_value_says_all_of_it(kind: str, data: bytes) -> None:
+    try:
+        value = decode(kind, data)
+    except BadValue:
+        return
+    shown = value if kind in ("u8", "u16", "u32") else to_json(value)
+    assert encode_json(kind, shown, {}) == data
+
+
+def test_structs_and_options_are_encoded_by_the_types_of_their_fields() -> None:
+    structs = {"0x1::a::B": {"some": "0x1::option::Option<u64>", "many": "vector<0x1::a::C>"}, "0x1::a::C": {"c": "u8"}}
+    shown = {"many": [{"c": 7}, {"c": 8}], "some": {"vec": ["1"]}}
+    assert encode_json("0x1::a::B", shown, structs) == b"\x01" + (1).to_bytes(8, "little") + b"\x02\x07\x08"
+    assert encode_json("0x1::option::Option<0x1::a::C>", {"vec": []}, structs) == b"\x00"
 
 
 @given(st.binary(min_size=32, max_size=32))

@@ -14,7 +14,15 @@ import trio
 
 from cactus_mesh.ledger.devnet import execution, ledger, shapes, submissions, views
 from cactus_mesh.ledger.devnet.http import BadRequest, Request, Response
-from cactus_mesh.ledger.devnet.queries import function_name, number, refuse_history, required, short_type, switched
+from cactus_mesh.ledger.devnet.queries import (
+    decoded,
+    function_name,
+    number,
+    refuse_history,
+    required,
+    short_type,
+    switched,
+)
 from cactus_mesh.ledger.devnet.refusals import Refused, bad_input, not_found
 from cactus_mesh.ledger.devnet.transactions import read_batch, read_call, read_simulation, read_submission
 from cactus_mesh.ledger.values import BadValue, Json, long_address
@@ -71,7 +79,7 @@ class Api:
             return self._respond(request, *await self._route(request))
         except Refused as refused:
             return self._error(refused)
-        except (BadValue, msgspec.DecodeError) as error:
+        except BadValue as error:
             return self._error(bad_input(str(error)[:300]))
         except Exception:
             log.exception("a request failed in an unforeseen way", extra={"path": request.path})
@@ -116,7 +124,7 @@ class Api:
             case "POST", "mint":
                 return 200, [await self._mint(required(request, "address"), number(required(request, "amount")))]
             case "POST", "fund":
-                fund = msgspec.json.decode(request.body, type=_Fund, strict=False)
+                fund = decoded(request.body, _Fund, strict=False)
                 return 200, {"txn_hashes": [await self._mint(fund.address, fund.amount)]}
             case "POST", "v1", "view":
                 return 200, await self._view(request)
@@ -251,7 +259,7 @@ class Api:
         if _content_type(request) == BCS_VIEW:
             call = read_call(request.body)
             return await self._sequencer.read(lambda chain, _: _both(chain.state, *views.view_call(chain.state, call)))
-        asked = msgspec.json.decode(request.body, type=_View)
+        asked = decoded(request.body, _View)
         module, function = function_name(asked.function)
         types = tuple(short_type(each) for each in asked.type_arguments)
         return await self._sequencer.read(

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import re
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
 
 from cactus_mesh.ledger.devnet.refusals import Refused, bad_input, not_found
-from cactus_mesh.ledger.values import BadValue, long_address, short_address
+from cactus_mesh.ledger.values import long_address, short_address
 
 if TYPE_CHECKING:
     from cactus_mesh.ledger.devnet.http import Request
 
+T = TypeVar("T")
+
 DEFAULT_PAGE: Final = 25
 MAX_PAGE: Final = 100
 """Both are a full node's for transactions."""
+_ADDRESS: Final = re.compile(r"(?<![\w:])0x[0-9a-fA-F]{1,64}(?=::)")
+
+
+def decoded(body: bytes, kind: type[T], *, strict: bool = True) -> T:
+    """A body in JSON.  Raises `Refused`."""
+    try:
+        return msgspec.json.decode(body, type=kind, strict=strict)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise bad_input(f"parse request payload error: {str(error)[:200]}") from None
 
 
 def required(request: Request, name: str) -> str:
@@ -61,12 +75,5 @@ def function_name(text: str) -> tuple[str, str]:
 
 def short_type(text: str) -> str:
     """A type's name with its addresses in AIP-40 form; text that is no type names nothing and stays as it is."""
-    for separator in ("<", ", ", ","):
-        head, found, tail = text.partition(separator)
-        if found:
-            return f"{short_type(head)}{separator}{short_type(tail)}"
-    address, colons, name = text.partition("::")
-    try:
-        return f"{short_address(long_address(address))}{colons}{name}"
-    except BadValue:
-        return text
+    spaced = ", ".join(part.strip() for part in text.split(","))
+    return _ADDRESS.sub(lambda found: short_address(long_address(found[0])), spaced)

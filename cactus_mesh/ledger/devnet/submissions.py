@@ -12,6 +12,7 @@ from cactus_mesh.ledger.devnet.authenticators import signing_message
 from cactus_mesh.ledger.devnet.bcs import encode_function
 from cactus_mesh.ledger.devnet.execution import entry_types
 from cactus_mesh.ledger.devnet.framework import Failed
+from cactus_mesh.ledger.devnet.queries import decoded
 from cactus_mesh.ledger.devnet.refusals import bad_input
 from cactus_mesh.ledger.devnet.transactions import encode_raw, read_call
 from cactus_mesh.ledger.values import BadValue, address_bytes, from_json, long_address, uleb128
@@ -50,7 +51,7 @@ class _Signed(_Encodable, kw_only=True):
 
 def signed_bytes(state: State, body: bytes) -> bytes:
     """The BCS of a JSON transaction with one Ed25519 signature.  Raises `Refused` or what its caller refuses."""
-    asked = msgspec.json.decode(body, type=_Signed)
+    asked = decoded(body, _Signed)
     if asked.signature.type != "ed25519_signature":
         raise bad_input(
             f"JSON transactions are taken with an ed25519_signature; send {asked.signature.type!r:.40} in BCS"
@@ -64,7 +65,7 @@ def signed_bytes(state: State, body: bytes) -> bytes:
 
 def message_to_sign(state: State, body: bytes) -> str:
     """What accounts sign for a JSON transaction, as hex.  Raises as `signed_bytes`."""
-    asked = msgspec.json.decode(body, type=_Encodable)
+    asked = decoded(body, _Encodable)
     others = asked.secondary_signers
     return "0x" + signing_message(_raw(state, asked), None if others is None else _accounts(others)).hex()
 
