@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cactus_mesh.clock import wall_clock
-from cactus_mesh.core.holdings import Standing, TaskName, claims
+from cactus_mesh.core.holdings import Standing, TaskName, claims, holdings
 from cactus_mesh.errors import LedgerDown, LedgerError, MeshError
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ class Claimer:
         self._doubted: set[TaskName] = set()
         self.claimed = 0
         """Octas since the start."""
+        self.to_do: list[str] = []
+        """What this key may not do itself, or not decide: an owner's claims, an answer to a dispute."""
 
     async def run(self, *, first_after_seconds: float = 0.0) -> None:
         await trio.sleep(first_after_seconds)
@@ -166,6 +168,11 @@ class Claimer:
             return
         self._down = False
         self._warn_of_disputes(standing)
+        self.to_do = [
+            f"{line.why}: {line.do}"
+            for line in holdings(standing, now)
+            if line.do and ((line.due and not line.own) or line.kind == "dispute")
+        ]
         due = claims(standing, now)
         self._refused = {claim: times for claim, times in self._refused.items() if claim in due}
         for claim in due:

@@ -166,12 +166,25 @@ class Settler:
             if isinstance(task, Failed):
                 refund = partial(self._ledger.fail_task, self._identity, task.client, task.task_id)
                 await self._insist(refund, task.expires_at)
+                await self._end_if_over(task.client, task.task_id, task.expires_at)
                 task.told()
             elif task.escrowed:
                 complete = partial(self._ledger.complete_task, self._identity, task.settlement)
-                task.told(await self._insist(complete, task.settlement.consent.expires_at))
+                consent = task.settlement.consent
+                task.told(await self._insist(complete, consent.expires_at))
+                await self._end_if_over(consent.client, consent.task_id, consent.expires_at)
         self._journal.close([_key(task) for task in batch])
         self.waiting -= len(batch)
+
+    async def _end_if_over(self, client: Address, task_id: bytes, until: int) -> None:
+        """What this router was not let complete or fail by its deadline goes back to its client."""
+        if self._clock() < until * 1_000:
+            return
+        with contextlib.suppress(MeshError):  # the client, or its next node, can do it too
+            task = await self._ledger.task(client, task_id)
+            if task is not None and task.status == "created":
+                await self._ledger.timeout_task(self._identity, client, task_id)
+                log.info("a task in escrow was ended after its deadline", extra={"task": task_id.hex()})
 
     async def _settle_together(self, tasks: Sequence[Finished]) -> None:
         settlements = [task.settlement for task in tasks]
