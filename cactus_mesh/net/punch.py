@@ -314,22 +314,22 @@ class Puncher:
     async def _drill(self, address: Address, peer: PeerId, failures: dict[str, str]) -> None:
         """Dial until something connects or time is up; why there is no connection goes into *failures*."""
         until = trio.current_time() + PUNCH_SECONDS
+        failures[address.endpoint] = "no answer"
         for _ in range(MAX_CONNECTS):
-            failures[address.endpoint] = await self._dial(address, peer, until)
-            if trio.current_time() >= until:
-                return
+            try:
+                failures[address.endpoint] = await self._dial(address, peer, until)
+            except trio.TooSlowError:
+                return  # the last answer, if there was one, says more
             await trio.sleep(random.uniform(MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS))
 
     async def _dial(self, address: Address, peer: PeerId, until: float) -> str:
-        """Once, up to the hello; why that came to nothing."""
+        """Once, up to the hello; why that came to nothing.  Raises TooSlowError when there is no answer."""
         family = socket.AF_INET6 if address.family == "ip6" else socket.AF_INET
         try:
             with trio.fail_at(until):
                 sock = await connect_from(self._local(address), family, (address.host, address.port))
             with trio.fail_after(HANDSHAKE_SECONDS):
                 await self._swarm.dial_link(open_link(sock), ID.from_string(peer))
-        except trio.TooSlowError:
-            return "no answer"
         except OSError as error:
             return reason_for(error)
         except (DialFailed, MeshError) as error:
