@@ -254,12 +254,13 @@ class Router:
 
     async def put_in_escrow(self, opened: OpenRequest, orchestrator: PublicKey, running: Running) -> None:
         """Have the ledger hold the task's price.  Whatever came of an attempt that got no answer is refunded later."""
+        done_by = -(-opened.sealed.body.deadline_ms // 1_000)
         order = EscrowOrder(
             consent=opened.consent,
             consent_signature=opened.sealed.body.consent_signature,
             orchestrator=address(orchestrator),
-            accept_by=self.clock() // 1_000 + ESCROW_ACCEPT_SECONDS,
-            done_by=-(-opened.sealed.body.deadline_ms // 1_000),
+            accept_by=min(self.clock() // 1_000 + ESCROW_ACCEPT_SECONDS, done_by),
+            done_by=done_by,
         )
         try:
             with trio.CancelScope(shield=True):

@@ -617,3 +617,22 @@ async def test_an_escrow_that_a_router_left_behind_comes_back_to_the_client(auto
         async with world.router_role():
             await world.settle_down()
         assert (await world.ledger.client(client.identity.address)).deposit == 10**9
+
+
+async def test_an_escrow_of_a_router_that_may_not_act_any_more_comes_back_after_its_deadline(autojump_clock):
+    async with open_world() as world:
+        await world.orchestrator(engine=FakeEngine(delay_seconds=5.0))
+        client = await world.client()
+        await world.router(config=RouterConfig(escrow_above=50_000))
+        await world.settle_down()
+        answer = client.generate("go", model="fake", max_price=60_000, deadline_seconds=30)
+        await anext(aiter(answer))
+        await trio.sleep(1)
+        assert (await world.ledger.client(client.identity.address)).escrowed == 60_000
+        world.ledger.run(world.ledger.admin, "revoke_server", identity("router").address)
+        await trio.sleep(600)
+        assert (await world.ledger.client(client.identity.address)).escrowed == 60_000
+        await trio.sleep(1_000)
+        view = await world.ledger.client(client.identity.address)
+        assert (view.escrowed, view.deposit) == (0, 10**9)
+        assert world.ledger.conserved
