@@ -16,6 +16,7 @@ from cactus_mesh.cli import (  # noqa: F401 - each adds its commands to the grou
     money,
     network,
     serve,
+    service,
     stakes,
 )
 from cactus_mesh.cli.base import main
