@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
-import trio
 
 from cactus_mesh.errors import AddressMalformed, PortInUse, StateInUse, StateMalformed, UsageError
 from cactus_mesh.ledger import dev
@@ -18,12 +16,11 @@ from cactus_mesh.ledger.rest import transaction_hash
 from cactus_mesh.ledger.values import short_address
 from tests.ledger import wire
 from tests.ledger.node import ALICE, BOB, PAY_BOB, Node, assert_refused
-from tests.ledger.world import CLIENT, COIN, NOW, STRANGER, person
+from tests.ledger.world import CLIENT, COIN, NOW, STRANGER
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cactus_mesh.identity import Identity
 
 CONTRACT_MODULE = wire.entry("withdraw").module
 REWARD = f"{DEVNET_CONTRACT}::cactus_payment::reward"
@@ -170,27 +167,6 @@ async def test_the_last_word_on_time_is_never_earlier_than_the_one_before(node: 
     node.clock.seconds -= 500
     second = await node.run(wire.signed(ALICE, 1, PAY_BOB))
     assert int(second["timestamp"]) > int(first["timestamp"])
-
-
-async def test_two_hundred_submitters_at_once_are_all_served(node: Node) -> None:
-    people = [person(f"submitter {number}") for number in range(200)]
-    for number, each in enumerate(people):
-        await node.run(wire.signed(ALICE, number, wire.transfer(each.address, COIN // 100)))
-    statuses: list[int] = []
-
-    limits = httpx.Limits(max_connections=200)
-    async with httpx.AsyncClient(base_url=node.url, timeout=30, limits=limits) as http:
-
-        async def submit(each: Identity) -> None:
-            data = wire.signed(each, 0, wire.transfer(BOB.address, 1))
-            statuses.append((await http.post("/v1/transactions", content=data, headers=wire.BCS)).status_code)
-
-        async with trio.open_nursery() as nursery:
-            for each in people:
-                nursery.start_soon(submit, each)
-    assert statuses == [202] * 200
-    assert await node.balance(BOB) == 200
-    assert (await dev.audit(node.url)).conserved
 
 
 # --- the rest of the API -----------------------------------------------------------------------------------------

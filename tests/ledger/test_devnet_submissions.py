@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from cactus_mesh.ledger import dev
 from cactus_mesh.ledger.devnet.bcs import MAX_TYPE_DEPTH, Reader, encode_type
 from cactus_mesh.ledger.devnet.http import MAX_BODY_BYTES
+from cactus_mesh.ledger.devnet.refusals import Refused
+from cactus_mesh.ledger.devnet.transactions import read_batch, read_call, read_simulation, read_submission
 from cactus_mesh.ledger.values import BadValue, to_json, uleb128
 from tests.ledger import wire
 from tests.ledger.node import ALICE, BOB, PAY_BOB, Node, assert_refused
@@ -82,6 +84,15 @@ async def test_a_simulation_can_choose_price_and_limit(node: Node) -> None:
     assert (simulated["success"], simulated["gas_unit_price"], simulated["max_gas_amount"]) == (True, "100", "2000000")
     hurried = await _simulate(node, data, estimate_prioritized_gas_unit_price="true", estimate_max_gas_amount="true")
     assert hurried["gas_unit_price"] == "150"
+
+
+async def test_whoever_accepts_bcs_alone_is_told_that_it_was_accepted(node: Node) -> None:
+    data, accepts = wire.signed(ALICE, 0, PAY_BOB), wire.BCS | {"accept": "application/x-bcs"}
+    reply = await node.http.post("/v1/transactions", content=data, headers=accepts)
+    assert (reply.status_code, reply.content) == (202, b"")
+    assert await node.balance(BOB) == 7
+    funded = await node.http.post(f"/mint?address={BOB.address}&amount=1", headers=accepts)
+    assert (funded.status_code, len(funded.json())) == (200, 1)
 
 
 # --- batches -----------------------------------------------------------------------------------------------------
@@ -210,6 +221,19 @@ async def test_a_body_that_is_too_large_is_refused_in_a_full_nodes_shape(node: N
     assert_refused(await node.submit(bytes(MAX_BODY_BYTES + 1)), 413, "web_framework_error", None)
 
 
+async def test_a_body_that_never_ends_is_refused_in_a_full_nodes_shape(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cactus_mesh.ledger.devnet.http.REQUEST_SECONDS", 0.1)
+    host, port = node.url.removeprefix("http://").split(":")
+    async with await trio.open_tcp_stream(host, int(port)) as stream:
+        await stream.send_all(b"POST /v1/transactions HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\nabc")
+        with trio.fail_after(5):
+            reply = b"".join([piece async for piece in stream])
+    assert reply.startswith(b"HTTP/1.1 408")
+    assert b'"error_code":"web_framework_error","vm_error_code":null}' in reply
+
+
 async def test_many_slow_bodies_keep_nobody_else_from_being_served(node: Node) -> None:
     host, port = node.url.removeprefix("http://").split(":")
     head = b"POST /v1/transactions HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
@@ -225,7 +249,7 @@ async def test_many_slow_bodies_keep_nobody_else_from_being_served(node: Node) -
 async def test_two_hundred_at_once_good_and_bad_are_each_answered_and_nothing_is_lost(node: Node) -> None:
     people = [person(f"submitter {number}") for number in range(200)]
     for each in people:
-        await dev.fund(node.url, each.address, COIN // 100)
+        await node.http.post(f"/mint?address={each.address}&amount={COIN // 100}")
     answers: dict[int, tuple[int, int | None]] = {}
     limits = httpx.Limits(max_connections=200)
     async with httpx.AsyncClient(base_url=node.url, timeout=30, limits=limits) as http:
@@ -283,3 +307,28 @@ def test_bytes_are_a_type_in_one_way_or_none(data: bytes) -> None:
     except BadValue:
         return
     assert encode_type(kind) == data[: reader.at]
+
+
+# --- no two forms ------------------------------------------------------------------------------------------------
+
+
+def test_no_single_bit_of_a_transaction_can_be_changed() -> None:
+    """Nor can a byte be left out or added: a transaction has one hash."""
+    good = wire.signed(ALICE, 0, PAY_BOB)
+    assert read_submission(good).sender == ALICE.address
+    for at in range(len(good)):
+        flipped = bytearray(good)
+        flipped[at] ^= 1 << at % 8
+        for bad in (bytes(flipped), good[:at] + good[at + 1 :], good[:at] + b"\x00" + good[at:]):
+            with pytest.raises(Refused):
+                read_submission(bad)
+
+
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_no_bytes_are_anything_but_a_transaction_or_refused(data: bytes, keep: int) -> None:
+    for candidate in (data, wire.signed(ALICE, 0, PAY_BOB)[:keep] + data):
+        for read in (read_submission, read_simulation, read_batch, read_call):
+            try:
+                read(candidate)
+            except Refused:
+                continue

@@ -93,12 +93,13 @@ class Api:
 
     def _respond(self, request: Request, status: int, body: Body) -> Response:
         wants_bcs = request.headers.get("accept", "").split(";")[0].strip() == BCS
-        if isinstance(body, _Both):
-            body = body.bcs if wants_bcs else shapes.encode(body.json)
-        elif wants_bcs:
+        if wants_bcs and isinstance(body, _Both):
+            return Response(status, body.bcs, self._headers(), BCS)
+        if wants_bcs and request.method == "GET":  # what a POST has done is told in any case
             raise Refused(400, "bcs_not_supported", f"{request.path[:100]} is answered in JSON only")
-        encoded = body if isinstance(body, bytes) else shapes.encode(body)
-        return Response(status, encoded, self._headers(), BCS if wants_bcs else JSON)
+        if isinstance(body, _Both):
+            body = body.json
+        return Response(status, body if isinstance(body, bytes) else shapes.encode(body), self._headers())
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
         version, state = str(self._sequencer.version), self._sequencer.chain.state
@@ -177,7 +178,8 @@ class Api:
     async def _post_transactions(self, request: Request, rest: list[str]) -> tuple[int, Body]:
         match rest:
             case []:
-                return 202, shapes.pending(await self._submit(await self._signed_bytes(request)))
+                submission = await self._submit(await self._signed_bytes(request))
+                return 202, _Both(shapes.pending(submission), b"")
             case ["simulate"]:
                 return 200, await self._simulate(request)
             case ["batch"]:
