@@ -10,8 +10,8 @@ import httpx
 from cactus_mesh.errors import LedgerDown
 
 REQUEST_SECONDS: Final = 10.0
-MAX_CONNECTIONS: Final = 100
-"""Each transaction in flight may hold one while it waits for its outcome; two accounts' worth."""
+MAX_CONNECTIONS: Final = 16
+"""To one node: fifty transactions take four turns.  The pool's own work grows with the square of it."""
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 

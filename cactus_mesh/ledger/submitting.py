@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 EXPIRY_SECONDS: Final = 60
 """How long a transaction may wait to run; after that it never will, and may be replaced."""
+VARIATION_SECONDS: Final = 10
+"""Taken from the expiry at random, as is some of the gas limit: two programs with one key that call the same with the
+same number would else make the very same transaction, and both believe that it was theirs."""
 GAS_PRICE_AGE_SECONDS: Final = 60.0
 MAX_GAS_PRICE: Final = 10_000
 """Octas a unit, a hundred times the usual: a node that estimates more would be believed with the account's coins."""
@@ -46,6 +49,7 @@ _OUT_OF_GAS: Final = "Out of gas"
 _CANT_PAY: Final = "INSUFFICIENT_BALANCE_FOR_TRANSACTION_FEE"
 _TAKEN: Final = "another program keeps using its sequence numbers; give each program a key of its own"
 _LATE: Final = "it arrives expired by the ledger's own time; use another node"
+_POOR: Final = "its balance is spent by others as fast as it can be asked for; fund it"
 _PRICE: Final = "the gas price changes faster than it can be asked for; try again later"
 
 log = logging.getLogger(__name__)
@@ -92,13 +96,16 @@ class Submitter:
         """
         numbers = self._accounts.setdefault(signer.address, Sequences())
         advice = ""
+        afforded: int | None = None
         for attempt in range(MAX_ATTEMPTS):
             try:
                 async with numbers.take(partial(self._sequence, signer.address)) as sequence:
-                    signed = self._sign(signer, sequence, function, max_gas, await self._price())
+                    gas = _varied(max_gas) if afforded is None else afforded
+                    signed = self._sign(signer, sequence, function, gas, await self._price())
                     return await self._carry(signed, numbers)
             except _CannotPay:
-                max_gas, failed = await self._affordable(signer, function, max_gas)
+                advice = _POOR
+                afforded, failed = await self._affordable(signer, function, max_gas)
                 if failed is not None:
                     return failed
             except _Again as again:
@@ -109,7 +116,7 @@ class Submitter:
     def _sign(
         self, signer: Identity, sequence: int, function: EntryFunction, max_gas: int, price: int, *, real: bool = True
     ) -> _Signed:
-        expires_at = int(self._node.now) + EXPIRY_SECONDS
+        expires_at = int(self._node.now) + EXPIRY_SECONDS - random.randrange(VARIATION_SECONDS)
         sender = AccountAddress(address_bytes(signer.address))
         payload = TransactionPayload(function)
         raw = RawTransaction(sender, sequence, payload, max_gas, price, expires_at, self._node.chain_id)
@@ -285,7 +292,7 @@ class Submitter:
         The limit that was refused is generous, and only what is used is paid.  Raises `NoFunds`.
         """
         price, held = await self._price(), await self.balance(signer.address)
-        limit = min(max_gas - 1, held // max(price, 1))
+        limit = min(max_gas, held // max(price, 1))
         sequence = await self._sequence(signer.address)
         trial = self._sign(signer, sequence, function, limit, price, real=False)
         answer = await self._node.ask("POST", "transactions/simulate", trial.data, "signed_transaction")
@@ -307,6 +314,10 @@ def transaction_hash(signed: bytes) -> str:
     """What the node will call the transaction, so that it can be looked for even when no answer came."""
     prefix = hashlib.sha3_256(b"APTOS::Transaction").digest()
     return "0x" + hashlib.sha3_256(prefix + b"\x00" + signed).hexdigest()
+
+
+def _varied(max_gas: int) -> int:
+    return max_gas - random.randrange(max_gas // 20 + 1)
 
 
 def _sequence_of(account: Answer) -> int:

@@ -69,7 +69,7 @@ class ScriptedNode(httpx.AsyncBaseTransport):
         return self.json({"message": "not found", "error_code": "transaction_not_found"}, 404)
 
     def submit(self, data: bytes) -> httpx.Response:
-        raw = _raw(data)
+        raw = read_raw(data)
         if raw.expiration_timestamps_secs <= self.seconds:
             return self.json({"message": "late", "error_code": "vm_error", "vm_error_code": 6}, 400)
         if raw.sequence_number < self.sequence:
@@ -82,7 +82,7 @@ class ScriptedNode(httpx.AsyncBaseTransport):
 
     def run_pool(self) -> None:
         while (data := self.pool.pop(self.sequence, None)) is not None:
-            if (raw := _raw(data)).expiration_timestamps_secs <= self.seconds:
+            if (raw := read_raw(data)).expiration_timestamps_secs <= self.seconds:
                 return
             self.sequence += 1
             self.ran.append(raw)
@@ -140,7 +140,7 @@ class FaultyNode(ScriptedNode):
 FAULTS = ["refused", "unheard", "busy", "forgetful", "shared", "lost", *[None] * 14]
 
 
-def _raw(data: bytes) -> RawTransaction:
+def read_raw(data: bytes) -> RawTransaction:
     return SignedTransaction.deserialize(Deserializer(data)).transaction
 
 

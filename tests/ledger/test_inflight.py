@@ -13,12 +13,13 @@ import trio.testing
 from cactus_mesh.errors import LedgerAborted, LedgerDown, LedgerError, LedgerRejected
 from cactus_mesh.ledger import dev
 from cactus_mesh.ledger.client import open_ledger
+from cactus_mesh.ledger.connect import MAX_CONNECTIONS
 from cactus_mesh.ledger.dev import DEVNET_CONTRACT
 from cactus_mesh.ledger.rest import EXPIRY_SECONDS, transaction_hash
 from cactus_mesh.ledger.rules import codes
-from cactus_mesh.ledger.sequences import MAX_IN_FLIGHT
+from cactus_mesh.ledger.sequences import MAX_IN_FLIGHT, Sequences
 from tests.ledger.scripted import FaultyNode, ScriptedNode, call, once, opened
-from tests.ledger.world import CLIENT, COIN, ROUTER, STRANGER
+from tests.ledger.world import CLIENT, COIN, ROUTER
 
 if TYPE_CHECKING:
     from cactus_mesh.ledger.rest import RestTransport
@@ -67,12 +68,12 @@ def _amounts(node: ScriptedNode) -> list[int]:
 
 
 async def test_one_signers_transactions_are_under_way_together(autojump_clock: trio.testing.MockClock) -> None:
-    node = HoldingNode(MAX_IN_FLIGHT)
+    node = HoldingNode(MAX_CONNECTIONS)
     with trio.fail_after(EXPIRY_SECONDS / 2):  # one after the other, they would wait for each other for ever
         outcomes = await _deposits(node, 2 * MAX_IN_FLIGHT + 20)
     assert all(outcome == [] for outcome in outcomes.values())
     assert sorted(_amounts(node)) == sorted(outcomes)
-    assert node.most == MAX_IN_FLIGHT
+    assert node.most == MAX_CONNECTIONS
     assert node.asked.count("accounts") == node.asked.count("estimate_gas_price") == 1
 
 
@@ -217,6 +218,25 @@ async def test_an_unknown_fate_is_told_with_the_transactions_name(autojump_clock
     assert hashes[0] in str(down.value)
 
 
+async def test_no_more_numbers_are_given_out_than_a_mempool_keeps(autojump_clock: trio.testing.MockClock) -> None:
+    numbers, given = Sequences(), []
+
+    async def read() -> int:
+        return 7
+
+    async def hold() -> None:
+        async with numbers.take(read) as number:
+            given.append(number)
+            assert len(numbers.under_way) <= MAX_IN_FLIGHT
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3 * MAX_IN_FLIGHT):
+            nursery.start_soon(hold)
+    assert given == list(range(7, 7 + 3 * MAX_IN_FLIGHT))
+    assert trio.current_time() == pytest.approx(3, abs=0.1)
+
+
 @pytest.mark.parametrize("seed", range(25))
 async def test_whatever_a_node_does_no_call_runs_twice_and_each_knows_its_fate(
     autojump_clock: trio.testing.MockClock, seed: int
@@ -256,13 +276,14 @@ async def test_many_transactions_of_one_signer_fly_atonce(rest: Stage) -> None:
 
 
 async def test_two_programs_with_one_key_get_along(rest: Stage) -> None:
+    """They make the same calls with the same numbers at the same time, and each call must count."""
     async with open_ledger(rest.url, DEVNET_CONTRACT, 202) as other, trio.open_nursery() as nursery:
-        for ledger in (rest.ledger, other):
-            nursery.start_soon(ledger.deposit, CLIENT, 1)
-            await ledger.deposit(STRANGER, 1)
+        for _ in range(30):
+            for ledger in (rest.ledger, other):
+                nursery.start_soon(ledger.deposit, CLIENT, 1)
     client = await rest.ledger.client(CLIENT.address)
     assert client is not None
-    assert client.deposit == 10 * COIN + 2
+    assert client.deposit == 10 * COIN + 60
 
 
 async def test_a_refused_transaction_does_not_block_the_next(rest: Stage) -> None:

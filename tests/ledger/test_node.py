@@ -20,7 +20,7 @@ from cactus_mesh.ledger.dev import DEVNET_CONTRACT
 from cactus_mesh.ledger.node import BEHIND_SECONDS, MAX_ANSWER_BYTES
 from cactus_mesh.ledger.rest import MAX_GAS, open_rest
 from cactus_mesh.ledger.submitting import MAX_GAS_PRICE
-from tests.ledger.scripted import ScriptedNode, call, opened
+from tests.ledger.scripted import ScriptedNode, call, opened, read_raw
 from tests.ledger.world import CLIENT, COIN, person
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class PoorNode(ScriptedNode):
         return super().answer(path, request)
 
     def submit(self, data: bytes) -> httpx.Response:
-        if MAX_GAS.to_bytes(8, "little") in data:
+        if read_raw(data).max_gas_amount > 1_000:
             return self.json({"message": "poor", "error_code": "vm_error", "vm_error_code": 5}, 400)
         return super().submit(data)
 
