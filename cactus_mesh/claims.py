@@ -169,7 +169,7 @@ class Claimer:
         self._down = False
         self._warn_of_disputes(standing)
         self.to_do = [
-            f"{line.why}: {line.do}"
+            f"{f'{line.amount:,} octas {line.kind}' if line.amount else line.kind}: {line.why}; run: {line.do}"
             for line in holdings(standing, now)
             if line.do and ((line.due and not line.own) or line.kind == "dispute")
         ]
