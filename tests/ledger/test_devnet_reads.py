@@ -99,10 +99,8 @@ async def test_a_view_answers_bcs_to_who_accepts_it(node: Node) -> None:
     await node.run(wire.signed(ALICE, 0, wire.entry("deposit", ALICE.public_key, 500)))
     reply = await _view(node, f"{PAYMENT}::client", ALICE.address, **BCS)
     assert reply.headers["content-type"] == "application/x-bcs"
-    outer = Deserializer(reply.content)
-    assert outer.uleb128() == 1
-    reader = Deserializer(outer.to_bytes())
-    assert (outer.remaining(), reader.uleb128()) == (0, 1)
+    reader = Deserializer(reply.content)
+    assert (reader.uleb128(), reader.uleb128()) == (1, 1), "one value, and an Option is a vector of one"
     assert reader.to_bytes() == ALICE.public_key
     reader.fixed_bytes(32)
     assert [reader.u64(), reader.u64(), reader.uleb128()] == [500, 0, 0]
@@ -130,7 +128,7 @@ async def test_views_answer_in_both_forms(
     assert (await _view(node, function, *arguments, types=types)).json() == [answer]
     encoded = (await _view(node, function, *arguments, types=types, **BCS)).content
     assert encoded[:1] == b"\x01"
-    assert Deserializer(encoded[1:]).to_bytes()
+    assert len(encoded) > 1
 
 
 async def test_the_supply_is_what_was_minted(node: Node) -> None:

@@ -164,7 +164,7 @@ async def test_a_key_that_is_no_point_of_its_curve_is_refused(node: Node) -> Non
 )  # fmt: skip
 async def test_a_scheme_that_is_not_here_is_refused_as_a_feature_that_is_off(node: Node, authenticator: bytes) -> None:
     data = _bytes(wire.raw(ALICE.address, 0, PAY_BOB)) + authenticator
-    assert_refused(await node.submit(data), 400, "vm_error", 25)
+    assert_refused(await node.submit(data), 400, "vm_error", 26)
 
 
 @pytest.mark.parametrize("authenticator", [b"\x07", b"\x04\x09", b"\x04\x02\x09", b"\x04\x02\x00\x1f" + b"\x00" * 99])
@@ -205,7 +205,7 @@ async def test_the_multi_agent_form_with_nobody_else_is_fine(node: Node) -> None
 
 @pytest.mark.parametrize(
     ("agents", "signers", "code"),
-    [((BOB,), (ALICE,), 2), ((BOB,), (BOB, BOB), 26), ((BOB, BOB), None, 27), ((ALICE,), None, 27)],
+    [((BOB,), (ALICE,), 2), ((BOB,), (BOB, BOB), 27), ((BOB, BOB), None, 28), ((ALICE,), None, 28)],
     ids=["another's key", "a signature too many", "the same agent twice", "the sender as its own agent"],
 )
 async def test_agents_that_do_not_fit_are_refused(

@@ -73,8 +73,6 @@ def _run(state: State, submission: Submission, tx: Tx) -> Events:
     call = submission.call
     try:
         types = entry_types(state, call)
-        if types is None:
-            raise Failed("FUNCTION_RESOLUTION_FAILURE")
         if submission.authenticator.agents:
             raise Failed("NUMBER_OF_SIGNER_ARGUMENTS_MISMATCH")
         arguments = _arguments(types, call)
@@ -89,23 +87,33 @@ def _run(state: State, submission: Submission, tx: Tx) -> Events:
     return events
 
 
-def entry_types(state: State, call: Call) -> tuple[str, ...] | None:
-    """What the entry takes after its signer; None if there is no such entry.  Raises `Failed`."""
+def entry_types(state: State, call: Call) -> tuple[str, ...]:
+    """What the entry takes after its signer.  Raises `Failed`."""
     if call.module == f"{state.contract}::{abi.MODULE}" and call.function in abi.ENTRY_TYPES:
         _require_types(call, ())
         return abi.ENTRY_TYPES[call.function]
     function = FUNCTIONS.get(_framework_name(call))
     if function is None or not function.entry:
-        return None
+        raise Failed(_why_unknown(state, call))
     _require_types(call, function.type_arguments)
     return function.kinds
+
+
+def _why_unknown(state: State, call: Call) -> str:
+    module, _ = _framework_name(call)
+    ours = call.module == f"{state.contract}::{abi.MODULE}"
+    if (ours and call.function in abi.VIEW_TYPES) or _framework_name(call) in FUNCTIONS:
+        return "EXECUTE_ENTRY_FUNCTION_CALLED_ON_NON_ENTRY_FUNCTION"
+    if ours or module in {known for known, _ in FUNCTIONS}:
+        return "FUNCTION_RESOLUTION_FAILURE"
+    return "LINKER_ERROR"
 
 
 def _require_types(call: Call, wanted: tuple[str, ...]) -> None:
     if len(call.type_arguments) != len(wanted):
         raise Failed("NUMBER_OF_TYPE_ARGUMENTS_MISMATCH")
     if call.type_arguments != wanted:
-        raise Failed("TYPE_RESOLUTION_FAILURE")
+        raise Failed("LINKER_ERROR")
 
 
 def _framework_name(call: Call) -> tuple[str, str]:

@@ -89,8 +89,8 @@ def _call(state: State, payload: _Payload) -> bytes:
         types = entry_types(state, read_call(encode_function(module, function, payload.type_arguments, [])))
     except Failed as failed:
         raise bad_input(f"Failed to parse payload: {failed}") from None
-    if types is None or len(types) != len(payload.arguments):
-        raise bad_input(f"Failed to parse payload: no entry function {payload.function!r:.200} takes these arguments")
+    if len(types) != len(payload.arguments):
+        raise bad_input(f"Failed to parse payload: {payload.function!r:.200} takes {len(types)} arguments")
     try:
         values = tuple(from_json(kind, each) for kind, each in zip(types, payload.arguments, strict=True))
     except BadValue as error:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 from cactus_mesh.ledger import contract, rules
 from cactus_mesh.ledger.devnet.abi import struct_types, view_returns
-from cactus_mesh.ledger.devnet.bcs import encode_blobs
 from cactus_mesh.ledger.devnet.framework import FRAMEWORK, FUNCTIONS, Failed
 from cactus_mesh.ledger.devnet.refusals import bad_input
-from cactus_mesh.ledger.values import Json, Value, encode_json, from_json, option, to_json
+from cactus_mesh.ledger.values import Json, Value, encode_json, from_json, option, to_json, uleb128
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +32,10 @@ def view_json(
 
 
 def to_bcs(state: State, types: tuple[str, ...], values: list[Json]) -> bytes:
-    """What a view returned, as BCS: a vector of encoded values."""
+    """What a view returned, as BCS: how many values, then these one after the other."""
     structs = struct_types(state.contract)
     encoded = [encode_json(kind, value, structs) for kind, value in zip(types, values, strict=True)]
-    return encode_blobs(encoded)
+    return uleb128(len(encoded)) + b"".join(encoded)
 
 
 def _from_json(types: tuple[str, ...], data: list[Json]) -> list[Value]:
