@@ -6,6 +6,7 @@ Which claims there are is decided by `core.holdings`; this looks, signs and trie
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -15,10 +16,13 @@ from cactus_mesh.core.holdings import Standing, TaskName, claims, holdings
 from cactus_mesh.errors import LedgerDown, LedgerError, MeshError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cactus_mesh.book import Book
     from cactus_mesh.clock import Clock
     from cactus_mesh.config import ClaimsConfig
     from cactus_mesh.core.holdings import Claim
+    from cactus_mesh.core.settlement import TaskConsent
     from cactus_mesh.identity import Address, Identity
     from cactus_mesh.ports import DisputeView, Ledger, OrchestratorView, TaskView
 
@@ -211,3 +215,26 @@ class Claimer:
                     "a task of this orchestrator is disputed; its owner can contest it",
                     extra={"client": name.client, "task": name.task_id.hex(), "until": dispute.act_by},
                 )
+
+
+# --- for those who run beside it -----------------------------------------------------------------------------------
+
+
+def claim_beside(services: trio.Nursery, identity: Identity, ledger: Ledger, book: Book, config: ClaimsConfig) -> None:
+    """Claim in *services* as long as they run.  A short visit does not look for what can't be there yet."""
+    if not config.automatic:
+        return
+    overdue = any(task.expires_at * 1_000 < wall_clock() for task in book.tasks(identity.address, limit=1))
+    soon = 0.0 if overdue else config.every_seconds
+    services.start_soon(partial(Claimer(identity, ledger, book, config).run, first_after_seconds=soon))
+
+
+async def answering_for(ledger: Ledger, book: Book, operator: Address) -> Callable[[TaskConsent], None]:
+    """Notes a task for as long as it may be in dispute, so that the dispute is found."""
+    params = (await ledger.governance()).params
+    window = sum(params[each] for each in ("dispute_window_seconds", "contest_seconds", "arbitration_seconds"))
+
+    def note(consent: TaskConsent) -> None:
+        book.served(operator, TaskName(consent.client, consent.task_id), consent.expires_at + window)
+
+    return note

@@ -9,19 +9,17 @@ import logging
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from cactus_mesh import __version__
 from cactus_mesh.book import open_book
-from cactus_mesh.claims import Claimer
+from cactus_mesh.claims import Claimer, answering_for, claim_beside
 from cactus_mesh.client import open_client_role
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.config import Home, find_home, load_config
-from cactus_mesh.core.holdings import TaskName
 from cactus_mesh.core.serving import Load
 from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from cactus_mesh.book import Book
     from cactus_mesh.client import Client
     from cactus_mesh.config import Config
-    from cactus_mesh.core.settlement import TaskConsent
     from cactus_mesh.messages import ModelOffer, Role
     from cactus_mesh.net.network import MeshNetwork
     from cactus_mesh.orchestrator import Orchestrator
@@ -115,6 +112,7 @@ class Node:
             "orchestrator": None if self.orchestrator is None else _serving(self.orchestrator),
             "router": None if self.router is None else _routing(self.router),
             "claimed_octas": None if self.claimer is None else self.claimer.claimed,
+            "to_do": None if self.claimer is None else self.claimer.to_do,
         }
 
     def peers(self) -> list[dict[str, Any]]:
@@ -262,20 +260,9 @@ class _Roles:
                 offers=offers,
                 policy=self.config.serving,
                 load_changed=herald.load_changed,
-                claimed=await self._answering_for(),
+                claimed=await answering_for(self.ledger, self.book, self.identity.address),
             )
         )
-
-    async def _answering_for(self) -> Callable[[TaskConsent], None]:
-        """Notes each task for as long as somebody may dispute it, so that a dispute about it is found."""
-        params = (await self.ledger.governance()).params
-        window = sum(params[each] for each in ("dispute_window_seconds", "contest_seconds", "arbitration_seconds"))
-
-        def note(consent: TaskConsent) -> None:
-            task = TaskName(consent.client, consent.task_id)
-            self.book.served(self.identity.address, task, consent.expires_at + window)
-
-        return note
 
 
 # --- a client ----------------------------------------------------------------------------------------------------
@@ -310,7 +297,7 @@ async def open_client(
             open_service_nursery() as services,
         ):
             await _first_connection(open_network)
-            _claim_beside(services, identity, open_ledger, book, config)
+            claim_beside(services, identity, open_ledger, book, config.claims)
             async with open_client_role(
                 identity,
                 open_network,
@@ -319,15 +306,6 @@ async def open_client(
                 consented=lambda consent: book.asked(consent.client, consent.task_id, consent.expires_at),
             ) as client:
                 yield client
-
-
-def _claim_beside(services: trio.Nursery, identity: Identity, ledger: Ledger, book: Book, config: Config) -> None:
-    """A short visit does not look for what can't be there yet."""
-    if not config.claims.automatic:
-        return
-    overdue = any(task.expires_at * 1_000 < wall_clock() for task in book.tasks(identity.address, limit=1))
-    soon = 0.0 if overdue else config.claims.every_seconds
-    services.start_soon(partial(Claimer(identity, ledger, book, config.claims).run, first_after_seconds=soon))
 
 
 async def _first_connection(network: MeshNetwork) -> None:
