@@ -10,7 +10,7 @@ from cactus_mesh.errors import AddressMalformed, PortInUse, StateInUse, StateMal
 from cactus_mesh.ledger import dev
 from cactus_mesh.ledger.dev import DEVNET_CONTRACT
 from cactus_mesh.ledger.devnet import DevnetSettings, open_devnet
-from cactus_mesh.ledger.devnet.chain import MAX_PARKED_PER_ACCOUNT
+from cactus_mesh.ledger.devnet.chain import MAX_PARKED_PER_ACCOUNT, PARKED_SECONDS
 from cactus_mesh.ledger.devnet.execution import FEES
 from cactus_mesh.ledger.rest import transaction_hash
 from cactus_mesh.ledger.values import short_address
@@ -164,6 +164,17 @@ async def test_what_waits_is_bounded_replaced_by_nothing_and_forgotten_when_expi
     assert_refused(await node.submit(other), 400, "invalid_transaction_update", None)
     node.clock.seconds += 601
     assert (await node.submit(wire.signed(ALICE, 200, PAY_BOB, expires_at=NOW + 900))).status_code == 202
+
+
+async def test_what_waits_makes_room_for_others_in_the_end(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cactus_mesh.ledger.devnet.chain.MAX_PARKED", 3)
+    await dev.fund(node.url, BOB.address, COIN)
+    far = {"expires_at": 2**64 - 1}
+    for number in range(1, 4):
+        assert (await node.submit(wire.signed(ALICE, number, PAY_BOB, **far))).status_code == 202
+    assert_refused(await node.submit(wire.signed(BOB, 1, PAY_BOB, **far)), 507, "mempool_is_full", None)
+    node.clock.seconds += PARKED_SECONDS
+    assert (await node.submit(wire.signed(BOB, 1, PAY_BOB, **far))).status_code == 202
 
 
 async def test_the_last_word_on_time_is_never_earlier_than_the_one_before(node: Node) -> None:

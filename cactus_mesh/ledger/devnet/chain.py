@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cactus_mesh.ledger import rules
 from cactus_mesh.ledger.devnet.execution import (
@@ -32,6 +32,8 @@ MAX_PARKED_PER_ACCOUNT: Final = 100
 """Aptos's mempool keeps as many for one account."""
 MAX_PARKED: Final = 1_000
 """At most 64 MiB of transactions."""
+PARKED_SECONDS: Final = 600
+"""As long as Aptos's mempool keeps a transaction that does not run, whatever its expiry."""
 MAX_MINT: Final = 10**15
 MAX_SUPPLY: Final = 2**63
 """Keeps every sum of balances within a u64, as on a chain with a bounded supply."""
@@ -46,6 +48,13 @@ class Executed:
     hash: str
     submission: Submission | None
     outcome: Outcome
+
+
+class Parked(NamedTuple):
+    """A transaction that waits for those before it, until *until_us*."""
+
+    submission: Submission
+    until_us: int
 
 
 class _Tried(Exception):
@@ -64,14 +73,14 @@ class Chain:
         self.sequences = sequences
         self.version = 0
         self.timestamp_us = 0
-        self.parked: dict[Address, dict[int, Submission]] = {}
+        self.parked: dict[Address, dict[int, Parked]] = {}
 
     def sequence(self, account: Address) -> int:
         return self.sequences.get(account, 0)
 
     def parked_by_hash(self, wanted: str) -> Submission | None:
-        found = (each for queue in self.parked.values() for each in queue.values() if each.hash == wanted)
-        return next(found, None)
+        waiting = (each.submission for queue in self.parked.values() for each in queue.values())
+        return next((each for each in waiting if each.hash == wanted), None)
 
     def submit(self, submission: Submission, now_us: int) -> list[Executed]:
         """Run *submission* and whatever waited for it, or park it until its turn.  Raises `Refused`."""
@@ -92,7 +101,7 @@ class Chain:
             if not submission.authenticator.controls(submission.sender):
                 raise invalid(VmCode.INVALID_AUTH_KEY)
         except Refused as refused:
-            outcome = Outcome(False, VmCode(refused.vm_error_code or 0).name, 0, ())
+            outcome = Outcome(False, VmCode(refused.vm_error_code or VmCode.UNKNOWN_VALIDATION_STATUS).name, 0, ())
         else:
             outcome = self._try(submission, now_us)
         return Executed(self.version, now_us, submission.hash, submission, outcome)
@@ -138,18 +147,24 @@ class Chain:
             raise invalid(VmCode.INSUFFICIENT_BALANCE_FOR_TRANSACTION_FEE)
 
     def _park(self, submission: Submission, now_us: int) -> None:
-        self._forget_expired(submission.sender, now_us)
-        queue = self.parked.get(submission.sender, {})
-        known = queue.get(submission.sequence)
-        if known is not None and known.hash != submission.hash:
+        sender, sequence = submission.sender, submission.sequence
+        if sum(map(len, self.parked.values())) >= MAX_PARKED:
+            for each in tuple(self.parked):
+                self._forget_expired(each, now_us)
+        self._forget_expired(sender, now_us)
+        queue = self.parked.get(sender, {})
+        known = queue.get(sequence)
+        if known is not None and known.submission.hash != submission.hash:
             raise Refused(400, "invalid_transaction_update", "Transaction already in mempool with a different payload")
         if len(queue) >= MAX_PARKED_PER_ACCOUNT or sum(map(len, self.parked.values())) >= MAX_PARKED:
             raise Refused(507, "mempool_is_full", "Mempool is full. Submit transactions in their order")
-        self.parked.setdefault(submission.sender, {})[submission.sequence] = submission
+        if known is None:
+            until_us = min(submission.raw.expires_at * 1_000_000, now_us + PARKED_SECONDS * 1_000_000)
+            self.parked.setdefault(sender, {})[sequence] = Parked(submission, until_us)
 
     def _forget_expired(self, sender: Address, now_us: int) -> None:
         queue = self.parked.get(sender, {})
-        for sequence in [number for number, each in queue.items() if each.raw.expires_at * 1_000_000 <= now_us]:
+        for sequence in [number for number, each in queue.items() if each.until_us <= now_us]:
             del queue[sequence]
         if not queue:
             self.parked.pop(sender, None)
@@ -160,10 +175,10 @@ class Chain:
         queue = self.parked.get(sender, {})
         while (waiting := queue.pop(self.sequence(sender), None)) is not None:
             try:
-                self._admit(waiting, now_us)
+                self._admit(waiting.submission, now_us)
             except Refused:
                 break  # dropped, as a mempool would; what waits behind it stays until its sender fills the gap
-            done.append(self._execute(waiting, now_us))
+            done.append(self._execute(waiting.submission, now_us))
         if not queue:
             self.parked.pop(sender, None)
         return done

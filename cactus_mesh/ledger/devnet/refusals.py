@@ -8,6 +8,7 @@ from enum import IntEnum
 class VmCode(IntEnum):
     """The validation codes of Move's StatusCode that can occur here (move-core-types, vm_status.rs)."""
 
+    UNKNOWN_VALIDATION_STATUS = 0
     INVALID_SIGNATURE = 1
     INVALID_AUTH_KEY = 2
     SEQUENCE_NUMBER_TOO_OLD = 3
