@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
 
-.PHONY: demo test check fuzz requirements clean
+.PHONY: demo test check fuzz kill requirements clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.inference
@@ -23,6 +23,10 @@ check: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz_messages
+
+# the embedded ledger, killed 200 times
+kill: $(VENV)/.dev
+	$(BIN)/python -m tests.ledger.kill_devnet
 
 $(VENV)/.base: requirements/base.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Cactus Mesh needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}; name one: make PYTHON=python3.12 ...")'
