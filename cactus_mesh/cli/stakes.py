@@ -38,13 +38,15 @@ CONSENT_OPTION = click.option(
 )
 
 
-def _operator_at(home: Home, operator: str | None, owner: Identity) -> PublicKey:
-    """The one named, else this home's key, else the owner's own."""
+def _operator_at(home: Home, operator: str | None) -> PublicKey:
+    """The one named, else this home's key.  An owner's machine has none: there it must be named."""
     from cactus_mesh.identity import load_key_file
 
     if operator is not None:
         return key_of(operator)
-    return load_key_file(home.key_file).public_key if home.key_file.exists() else owner.public_key
+    if not home.key_file.exists():
+        raise UsageError("whose stake? name the orchestrator with --operator 12D3KooW…; see there: cactus-mesh id")
+    return load_key_file(home.key_file).public_key
 
 
 @main.command()
@@ -83,7 +85,7 @@ async def stake(
 
     wanted = amount_of(amount)
     owner = signer_at(home, owner_key)
-    key = _operator_at(home, operator, owner)
+    key = _operator_at(home, operator)
     async with open_chain(load(home, network=network, ledger=ledger)) as chain:
         view = await chain.orchestrator(address(key))
         if view is None:
@@ -224,7 +226,7 @@ async def set_operator(
     from cactus_mesh.identity import address, peer_id
 
     owner = signer_at(home, owner_key)
-    old, new = _operator_at(home, operator, owner), key_of(successor)
+    old, new = _operator_at(home, operator), key_of(successor)
     if old == new:
         raise UsageError(f"{successor} is the operator already; name the old one with --operator")
     async with open_chain(load(home, network=network, ledger=ledger)) as chain:
@@ -295,7 +297,7 @@ async def unstake(
     if [amount is not None, everything, cancel].count(True) != 1:
         raise UsageError("say one of: an AMOUNT, --all, or --cancel")
     owner = signer_at(home, owner_key)
-    key = _operator_at(home, operator, owner)
+    key = _operator_at(home, operator)
     async with open_chain(load(home, network=network, ledger=ledger)) as chain:
         view = await _stake_of(chain, key)
         _refuse_others(view, owner, peer_id(key))
