@@ -101,8 +101,10 @@ class Config:
     roles: Annotated[tuple[ServingRole, ...], Meta(min_length=1)] = ("orchestrator",)
     bootstrap: tuple[str, ...] = ()
     listen: tuple[str, ...] = ()
-    relayed: bool = False
-    """Keep reservations at relays, for a machine that nobody can reach directly."""
+    relays: Literal["always", "auto", "never"] = "auto"
+    """Keep reservations at relays: *auto* while nobody can reach this machine directly."""
+    mdns: bool = True
+    """Find peers of the same LAN, and be found by them."""
     region: _Label = ""
     ledger: Annotated[str, Meta(pattern=r"^(https?://.+)?$")] = ""
     contract: Annotated[str, Meta(pattern=r"^(0x[0-9a-f]{64})?$")] = ""
@@ -216,7 +218,7 @@ def _is_address(text: str) -> bool:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigMalformed(f"cannot read {path}: {error}") from None

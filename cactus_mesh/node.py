@@ -6,6 +6,7 @@ Opens engine → network → ledger → roles and leaves in reverse order, so th
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 4101
 """Tried first when the user names no address: a port that stays the same is easier to reach and to remember."""
+_ANYWHERE: Final = ("/ip4/0.0.0.0", "/ip6/::")
 JOIN_SECONDS: Final = 10.0
 """How long a client waits for its first connection before it says that nobody answers."""
 
@@ -75,7 +77,8 @@ class Node:
     def join_line(self) -> str:
         """What to paste on another machine, so that it joins through this node."""
         network = f" --network {self.config.network}" if self.config.network != "local" else ""
-        return f"cactus-mesh run --bootstrap {self.network.addresses()[0]}{network} --ledger {self.config.ledger}"
+        ways = "".join(f" --bootstrap {address}" for address in self.network.invitations())
+        return f"cactus-mesh run{ways}{network} --ledger {self.config.ledger}"
 
     async def hints(self) -> list[str]:
         """What stands between this node and work or pay on the ledger, and how to change it."""
@@ -293,7 +296,7 @@ async def open_client(
     with open_book(place.book_file) as book:
         async with (
             _ledger(config) as open_ledger,
-            open_mesh(identity, config, place, ("client",), ()) as open_network,
+            open_mesh(identity, config, place, ("client",), _client_listen()) as open_network,
             open_service_nursery() as services,
         ):
             await _first_connection(open_network)
@@ -344,13 +347,15 @@ def open_mesh(
 ) -> AbstractAsyncContextManager[MeshNetwork]:
     from cactus_mesh.net import NetworkSettings, open_network
 
+    serves = tuple(roles) != ("client",)  # nobody looks for a client
     settings = NetworkSettings(
         listen=tuple(listen),
         bootstrap=config.bootstrap,
         known_peers_file=home.peers_file,
-        serve_dht=bool(listen),
+        serve_dht=serves,
         serve_relay="relay" in roles,
-        use_relays=config.relayed,
+        relays=config.relays if serves else "never",
+        mdns=config.mdns and serves,
     )
     hello = Hello(
         network=config.network,
@@ -373,12 +378,28 @@ def require_way_in(config: Config, home: Home) -> None:
     )
 
 
-def _default_listen() -> tuple[str, ...]:
-    """The usual port, or any free one when another program has it."""
-    with socket.socket() as probe:
-        try:
-            probe.bind(("0.0.0.0", DEFAULT_PORT))  # noqa: S104 - a node is there to be reached
-            port = DEFAULT_PORT
-        except OSError:
-            port = 0
-    return (f"/ip4/0.0.0.0/tcp/{port}",)
+def _default_listen(port: int = DEFAULT_PORT) -> tuple[str, ...]:
+    """The usual port, or any free one when another program has it; the same for IPv6, where there is any."""
+    found = [address for address in _ANYWHERE if _bindable(address, 0)]
+    if not all(_bindable(address, port) for address in found):
+        port = next((_bindable(address, 0) for address in found), 0)
+    return tuple(f"{address}/tcp/{port}" for address in found)
+
+
+def _client_listen() -> tuple[str, ...]:
+    """Any port, for those who meet us half way when both stand behind NATs; nowhere on Windows, which would ask its
+    user about it and does not let us dial from there."""
+    return _default_listen(0) if os.name == "posix" else ()
+
+
+def _bindable(address: str, port: int) -> int:
+    """*port*, or any free one for 0, if a program can listen there now; else 0."""
+    _, family, host = address.split("/")
+    try:
+        with socket.socket(socket.AF_INET6 if family == "ip6" else socket.AF_INET) as probe:
+            if family == "ip6":
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except OSError:
+        return 0

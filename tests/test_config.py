@@ -77,7 +77,7 @@ def test_every_setting_can_be_set_in_the_environment(home):
         home,
         roles="router, relay",
         bootstrap="/ip4/192.0.2.1/tcp/1,/ip4/192.0.2.2/tcp/1",
-        relayed="true",
+        mdns="false",
         matching_stake="0.5",
         serving_delegated_slots="2",
         router_settle_after_seconds="2.5",
@@ -87,7 +87,7 @@ def test_every_setting_can_be_set_in_the_environment(home):
     )
     assert found.roles == ("router", "relay")
     assert len(found.bootstrap) == 2
-    assert found.relayed is True
+    assert found.mdns is False
     assert found.matching == Weights(stake=0.5)
     assert found.serving == ServingPolicy(delegated_slots=2)
     assert (found.router.settle_after_seconds, found.patience.stall_ms, found.client.max_price) == (2.5, 1, 7)
@@ -165,7 +165,7 @@ WRONG_IN_THE_ENVIRONMENT = {
     ("price_base", "-1"): "CACTUS_MESH_PRICE_BASE: Expected `int` >= 0",
     ("roles", "router,king"): "CACTUS_MESH_ROLES: unknown value 'king' - at `[1]`",
     ("roles", ""): "CACTUS_MESH_ROLES: ",
-    ("relayed", "perhaps"): "CACTUS_MESH_RELAYED: ",
+    ("mdns", "perhaps"): "CACTUS_MESH_MDNS: ",
     ("client_deadline_seconds", "nan"): "CACTUS_MESH_CLIENT_DEADLINE_SECONDS: ",
     ("matching_load", "inf"): "the environment: matching weights",
     ("serving_deepest_chain", "9"): "the environment: delegated_slots",

@@ -61,7 +61,7 @@ class Observation:
 @dataclass(frozen=True, slots=True)
 class NatView:
     """*hosts* are the addresses at which others see us, those that most agree on first; *mapped* the one endpoint at
-    which all see us, when the NAT gives every destination the same."""
+    which all see us through the NAT, or the only one who does."""
 
     kind: Nat = "unknown"
     port_preserving: bool | None = None
@@ -81,7 +81,7 @@ def nat_of(observations: Iterable[Observation], own: Collection[str], listening:
         return NatView()
     telling = [seen for seen in by_peer.values() if seen.local_port in listening]
     if len(telling) < AGREEING:
-        return NatView(hosts=ranked)
+        return NatView(hosts=ranked, mapped=telling[0].endpoint if telling and len(by_peer) == 1 else None)
     (common, votes), *others = Counter(seen.endpoint for seen in telling).most_common()
     if votes >= AGREEING and votes > sum(count for _, count in others):
         preserved = all(seen.local_port == common.port for seen in telling if seen.endpoint == common)

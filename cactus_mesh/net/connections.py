@@ -52,6 +52,7 @@ class Connections:
 
     host: MeshHost
     greetings: Greetings
+    why_relayed: Callable[[PeerId], str]
 
     def __init__(
         self,
@@ -85,7 +86,22 @@ class Connections:
             yield from conns
 
     def peers(self) -> list[ConnectedPeer]:
-        return [seen(conn) for conn in self.conns()]
+        return [self.seen(conn) for conn in self.conns()]
+
+    def seen(self, conn: MeshConn) -> ConnectedPeer:
+        session, relayed = conn.session, is_relayed(conn)
+        return ConnectedPeer(
+            peer=session.peer,
+            public_key=session.public_key,
+            roles=tuple(conn.hello.roles),
+            agent=conn.hello.agent,
+            address=f"{conn.get_transport_addresses()[0]}/p2p/{session.peer}",
+            relayed=relayed,
+            rtt_ms=None if session.rtt_seconds is None else session.rtt_seconds * 1000,
+            since=conn.since,
+            relay=remote(conn).relay,
+            why_relayed=self.why_relayed(session.peer) if relayed else "",
+        )
 
     def conns(self) -> list[MeshConn]:
         """The best connection of each peer."""
@@ -129,7 +145,7 @@ class Connections:
         self._shared.book.useful(peer, time.time())
         self._choose(peer)
         for watcher in self._shared.watchers:
-            self._shared.offer(watcher, seen(conn))
+            self._shared.offer(watcher, self.seen(conn))
         log.info("connected", extra={"peer": peer, "inbound": conn.inbound, "relayed": is_relayed(conn)})
         self.announce_change()
 
@@ -223,14 +239,15 @@ class Connections:
 
     def _superfluous(self) -> list[MeshConn]:
         """Idle connections of peers with a better one.  Of two direct ones both sides keep the one that the peer with
-        the smaller id made, once both have lasted."""
+        the smaller id made, once both have lasted; of several that we made, we keep the first."""
         found = []
         settled = time.time() - DOUBLE_SECONDS
         for conns in self._by_peer.values():
             direct = [conn for conn in conns if not is_relayed(conn)]
             kept = [conn for conn in direct if self._made_by_smaller(conn) and conn.since <= settled]
+            more = [conn for conn in direct if not conn.inbound][1:]
             for conn in conns:
-                worse = (is_relayed(conn) and direct) or (not self._made_by_smaller(conn) and kept)
+                worse = (is_relayed(conn) and direct) or (not self._made_by_smaller(conn) and kept) or conn in more
                 if worse and conn.since <= settled and not conn.session.busy and not self.needed(conn):
                     found.append(conn)
         return found
@@ -265,18 +282,3 @@ def scope_of_connection(conn: MeshConn) -> Scope:
     except on this machine's loopback, where everybody is at home."""
     scope = remote(conn).scope
     return Scope.GLOBAL if is_relayed(conn) and scope is not Scope.LOOPBACK else scope
-
-
-def seen(conn: MeshConn) -> ConnectedPeer:
-    session = conn.session
-    return ConnectedPeer(
-        peer=session.peer,
-        public_key=session.public_key,
-        roles=tuple(conn.hello.roles),
-        agent=conn.hello.agent,
-        address=f"{conn.get_transport_addresses()[0]}/p2p/{session.peer}",
-        relayed=is_relayed(conn),
-        relay=remote(conn).relay,
-        rtt_ms=None if session.rtt_seconds is None else session.rtt_seconds * 1000,
-        since=conn.since,
-    )

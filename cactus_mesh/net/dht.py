@@ -125,6 +125,11 @@ class Dht:
         """It answers no queries any more, by its own word."""
         self.table.remove_peer(ID.from_string(peer))
 
+    @property
+    def has_addresses(self) -> bool:
+        """Whether this peer can be reached at all."""
+        return bool(self._host.own_addresses())
+
     def nearest_known(self, key: bytes) -> list[ID]:
         return list(self.table.find_local_closest_peers(key, ASKED_AT_ONCE))
 

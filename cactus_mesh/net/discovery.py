@@ -14,7 +14,7 @@ from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.errors import MeshError
 from cactus_mesh.identity import PeerId
 from cactus_mesh.net.addresses import parse_address
-from cactus_mesh.net.dht import LEASE_SECONDS, record_key
+from cactus_mesh.net.dht import CLOSEST_PEERS, LEASE_SECONDS, record_key
 from cactus_mesh.net.peers import write_file
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ FIND_SECONDS: Final = 4.0
 ENOUGH_PEERS: Final = 8
 """Connected; below that we keep trying the bootstrap peers, above we leave their places to newcomers."""
 MAX_BOOTSTRAP_PAUSE_SECONDS: Final = 60.0
+LONELY_PAUSE_SECONDS: Final = 5.0
+"""At most between two attempts while nobody is connected: the cable may be back."""
 STEADY_SECONDS: Final = 10.0
 """After which a connection counts as lasting, and its loss is met without a pause."""
 KNOWN_TRIED: Final = 16
@@ -44,6 +46,10 @@ SAVE_SECONDS: Final = 60.0
 TABLE_PAUSES_SECONDS: Final = (1.0, 5.0, 30.0)
 """Between the first refreshes of the routing table, when peers are just arriving."""
 TABLE_REFRESH_SECONDS: Final = 600.0
+PEER_KEY: Final = "peer/"
+"""Followed by a peer's id: its record says where it is, also when it is reached through relays only."""
+MOVED_SECONDS: Final = 1.0
+"""From a change of our addresses to new records: relays are lost and won several at a time."""
 MAX_RECORDS: Final = 64
 """Roles and models of one peer."""
 
@@ -86,8 +92,10 @@ class Discovery:
         self._connections = connections
         self._connect = connect
         self._retry_seconds: dict[str, float] = {}
-        self._due: dict[str, float] = dict.fromkeys(shared.provided, trio.current_time())
+        self._own_key = f"{PEER_KEY}{shared.identity.peer_id}"
+        self._due: dict[str, float] = dict.fromkeys([*shared.provided, self._own_key], trio.current_time())
         self._more = trio.Event()
+        self._hurried = trio.Event()
         self._table_grew = trio.Event()
 
     # --- records -------------------------------------------------------------------------------------------------
@@ -102,6 +110,9 @@ class Discovery:
     async def _announce(self, key: str) -> None:
         record = record_key(self._shared.hello.network, key)
         self._due[key] = trio.current_time() + LOOKUP_SECONDS  # not twice at once
+        if key == self._own_key and not self._dht.has_addresses:
+            self._due[key] = float("inf")  # until there is one
+            return
         stored: list[bool] = []
 
         async def announce_at(peer: ID) -> None:
@@ -141,10 +152,41 @@ class Discovery:
         found.pop(self._shared.identity.peer_id, None)
         return list(found)
 
-    async def find(self, peer: PeerId) -> None:
-        """Learn where *peer* is from those who know."""
+    async def find(self, peer: PeerId) -> bool:
+        """Learn where *peer* is, from its own record and from those who know it; whether there was anything new."""
+        record = record_key(self._shared.hello.network, f"{PEER_KEY}{peer}")
+        before = set(self._shared.book.addresses(peer))
+        asked: set[ID] = set()
+
+        async def ask(server: ID) -> None:
+            if server not in asked:
+                asked.add(server)
+                await self._dht.providers_at(server, record)
+                if not before.issuperset(self._shared.book.addresses(peer)):
+                    nursery.cancel_scope.cancel()
+
+        async def look_up() -> None:
+            for server in await self._dht.closest(record):
+                nursery.start_soon(ask, server)
+
         with trio.move_on_after(FIND_SECONDS):
-            await self._dht.closest(ID.from_string(peer).to_bytes())
+            async with trio.open_nursery() as nursery:
+                for server in self._dht.nearest_known(record):
+                    nursery.start_soon(ask, server)
+                nursery.start_soon(look_up)
+                nursery.start_soon(self._dht.closest, ID.from_string(peer).to_bytes())
+        return not before.issuperset(self._shared.book.addresses(peer))
+
+    def moved(self) -> None:
+        """Our addresses have changed: our records must say so."""
+        soon = trio.current_time() + MOVED_SECONDS
+        self._due = {key: min(due, soon) for key, due in self._due.items()} | {self._own_key: soon}
+        self._more.set()
+
+    def hurry(self) -> None:
+        """The machine is in another network: try the bootstrap peers at once."""
+        self._hurried.set()
+        self._hurried = trio.Event()
 
     # --- company -------------------------------------------------------------------------------------------------
 
@@ -159,8 +201,12 @@ class Discovery:
                 if steady.cancelled_caught:
                     pause = FIRST_RETRY_SECONDS
                 continue
-            await trio.sleep(0 if pause == FIRST_RETRY_SECONDS else pause * random.uniform(0.8, 1.2))
-            pause = min(2 * pause, MAX_BOOTSTRAP_PAUSE_SECONDS)
+            if pause > FIRST_RETRY_SECONDS:
+                with trio.move_on_after(pause * random.uniform(0.8, 1.2)):
+                    await self._hurried.wait()
+            alone = not self._connections.conns()
+            pause = min(2 * pause, LONELY_PAUSE_SECONDS if alone else MAX_BOOTSTRAP_PAUSE_SECONDS)
+            self._learn_bootstrap(peer)
             try:
                 await self._connect(peer)
             except MeshError as error:
@@ -168,6 +214,11 @@ class Discovery:
                 for address in self._shared.book.addresses(peer):
                     if f"{address}/p2p/{peer}" not in self._shared.attempts:
                         self._shared.attempted(f"{address}/p2p/{peer}", str(error))
+
+    def _learn_bootstrap(self, peer: PeerId) -> None:
+        """As the user said where *peer* is, whatever it said itself since then."""
+        given = [text for text in self._shared.settings.bootstrap if parse_address(text).peer == peer]
+        self._shared.book.learn(peer, given)
 
     async def try_known(self) -> None:
         """Try the peers of an earlier run, beside the bootstrap peers; again while nobody is there."""
@@ -193,15 +244,27 @@ class Discovery:
             while True:
                 change = self._connections.next_change()
                 for conn in list(self._connections.conns()):
-                    if conn.about is not None and conn.about.dht and await self._dht.add_server(conn.session.peer):
-                        self._hurry()
+                    if conn.about is None:
+                        continue
+                    if not conn.about.dht:
+                        self._dht.remove_server(conn.session.peer)
+                    elif await self._dht.add_server(conn.session.peer):
+                        self._meet(conn.session.peer, nursery)
                 await change.wait()
 
-    def _hurry(self) -> None:
-        """There is somebody new to ask, and to store our records: those that nobody stores yet are due now."""
+    def _meet(self, server: PeerId, nursery: trio.Nursery) -> None:
+        """There is somebody new to ask, and to store our records: those that nobody stores yet are due now, and in a
+        network as small as that everybody should have all."""
         self._table_grew.set()
         self._due.update(dict.fromkeys(self._retry_seconds, trio.current_time()))
         self._more.set()
+        if self._dht.table.size() <= CLOSEST_PEERS:
+            nursery.start_soon(self._announce_all_at, ID.from_string(server))
+
+    async def _announce_all_at(self, server: ID) -> None:
+        for key in [key for key in self._due if key not in self._retry_seconds]:
+            if key != self._own_key or self._dht.has_addresses:
+                await self._dht.announce_at(server, record_key(self._shared.hello.network, key))
 
     async def _look_around(self) -> None:
         own = ID.from_string(self._shared.identity.peer_id).to_bytes()

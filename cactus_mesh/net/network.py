@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cactus_mesh.concurrency import open_service_nursery
+from cactus_mesh.core.reachability import NatView
 from cactus_mesh.errors import AddressMalformed, NetworkFailed
+from cactus_mesh.net import dialback
 from cactus_mesh.net.addresses import parse_address
-from cactus_mesh.net.connections import seen
 from cactus_mesh.net.peers import AddressBook
+from cactus_mesh.net.punch import serve_punching
 from cactus_mesh.net.running import open_run
 from cactus_mesh.net.settings import NetworkStatus
 from cactus_mesh.net.shared import CHANNEL_ITEMS, Listener, Shared
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from cactus_mesh.net.rpc import SessionReply
     from cactus_mesh.net.running import RunningHost
     from cactus_mesh.net.settings import NetworkSettings
-    from cactus_mesh.ports import ConnectedPeer, Gossip, GossipVerdict, Handler
+    from cactus_mesh.ports import Call, ConnectedPeer, Gossip, GossipVerdict, Handler
 
 MAX_CRASHES: Final = 5
 CRASH_WINDOW_SECONDS: Final = 60.0
@@ -80,6 +82,11 @@ class MeshNetwork:
         self._shared = shared
         self._running: RunningHost | None = None
         self._started = trio.Event()
+        serve_punching(shared.methods, lambda: self._running.puncher if self._running else None)
+        shared.methods.add(dialback.METHOD, self._dial_back, dialback.AT_ONCE)
+
+    async def _dial_back(self, call: Call) -> None:
+        await (await self._host()).dial_back.answer(call)
 
     # --- the supervisor ------------------------------------------------------------------------------------------
 
@@ -91,7 +98,7 @@ class MeshNetwork:
         while True:
             try:
                 async with open_run(self._shared, listen) as running:
-                    listen = running.bound()  # the next one listens on the same ports
+                    listen = running.machine.bound()  # the next one listens on the same ports
                     self._running = running
                     self._started.set()
                     if first:
@@ -133,6 +140,11 @@ class MeshNetwork:
     def addresses(self) -> list[str]:
         return self._running.addresses() if self._running else []
 
+    def invitations(self) -> list[str]:
+        """What another machine can join through, one address for each kind of place that it may be in: where everybody
+        can reach us, or the peer through which we joined; and where the machines of our LAN can."""
+        return self._running.invitations() if self._running else []
+
     def peers(self) -> list[ConnectedPeer]:
         return self._running.connections.peers() if self._running else []
 
@@ -163,14 +175,16 @@ class MeshNetwork:
 
     async def connect(self, peer: PeerId, addresses: Sequence[str] = ()) -> ConnectedPeer:
         self._shared.book.learn(peer, addresses)
-        return seen(await (await self._host()).connect(peer))
+        running = await self._host()
+        return running.connections.seen(await running.connect(peer))
 
     async def ping(self, peer: PeerId, addresses: Sequence[str] = ()) -> ConnectedPeer:
         """As `connect`, with the round trip of this moment.  Raises `PeerLost` too; the deadline is the caller's."""
         self._shared.book.learn(peer, addresses)
-        conn = await (await self._host()).connect(peer)
+        running = await self._host()
+        conn = await running.connect(peer)
         seconds = await conn.session.round_trip()
-        return replace(seen(conn), rtt_ms=seconds * 1_000)
+        return replace(running.connections.seen(conn), rtt_ms=seconds * 1_000)
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[trio.MemoryReceiveChannel[ConnectedPeer]]:
@@ -215,15 +229,18 @@ class MeshNetwork:
                 await self._running.gossip.leave(topic)
 
     def status(self) -> NetworkStatus:
+        running = self._running
+        reachability = running.reachability if running else None
+        nat = reachability.nat if reachability else NatView()
         return NetworkStatus(
             connected=len(self.peers()),
             known=len(self._shared.book),
-            reachability="unknown",
-            nat="unknown",
-            port_preserving=None,
-            observed=(),
-            steps=(),
-            relays=self._running.circuits.relays if self._running else (),
+            reachability=reachability.reach if reachability else "unknown",
+            nat=nat.kind,
+            port_preserving=nat.port_preserving,
+            observed=reachability.observed() if reachability else (),
+            steps=reachability.steps() if reachability else (),
+            relays=running.circuits.relays if running else (),
             attempts=dict(self._shared.attempts),
             dropped_gossip=self._shared.dropped,
             restarts=self._shared.restarts,

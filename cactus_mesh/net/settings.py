@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - part of a public dataclass's annotations
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from cactus_mesh.core.reachability import Nat, Reach, Step
@@ -26,8 +26,13 @@ class Limits:
     known_peers: int = 256
     """Remembered across restarts."""
     relay_reservations: int = 128
+    relay_reservations_per_range: int = 32
+    """A range is an IPv4 /24 or an IPv6 /48.  An office behind one address fits; a few greedy ones exhaust no relay."""
     relay_circuits: int = 512
     relay_circuits_per_peer: int = 64
+    relay_circuits_per_range: int = 128
+    relay_bytes_per_second: int = 64 << 20
+    """Of all circuits together, shared fairly among the peers that opened them: about what one core can carry."""
     circuit_bytes: int = 1 << 30
     """One circuit's life: a generation of 64k tokens with its receipt is a few MiB, and there are many of them."""
     circuit_seconds: int = 3_600
@@ -47,7 +52,10 @@ class NetworkSettings:
     known_peers_file: Path | None = None
     serve_dht: bool = True
     serve_relay: bool = False
-    use_relays: bool = False
+    relays: Literal["auto", "always", "never"] = "auto"
+    """Whether to keep reservations at relays: when nobody can reach this machine otherwise, or as said."""
+    mdns: bool = False
+    """Whether to find, and be found by, peers of the same LAN."""
     limits: Limits = field(default_factory=Limits)
 
 

@@ -51,7 +51,7 @@ def seen(*endpoints: tuple[str, int], local_port: int = PORT) -> list[Observatio
 def test_the_kind_of_nat_is_read_off_what_two_peers_see(observations, kind, preserving):
     view = nat_of(observations, {OWN}, {PORT})
     assert (view.kind, view.port_preserving) == (kind, preserving)
-    assert (view.mapped is not None) == (kind == "endpoint-independent")
+    assert (view.mapped is not None) == (kind == "endpoint-independent" or len(observations) == 1)
 
 
 def test_one_peer_with_many_connections_is_one_witness():

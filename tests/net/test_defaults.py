@@ -280,7 +280,7 @@ async def test_a_host_that_crashes_again_and_again_fails_the_node_by_name(monkey
     monkeypatch.setattr(network_module, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(network_module, "MAX_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr("cactus_mesh.net.connections.PING_SECONDS", 0.001)
-    monkeypatch.setattr(Connections, "all", None)
+    monkeypatch.setattr(Connections, "_let_go", None)
     with trio.fail_after(PATIENCE_SECONDS), pytest.raises(NetworkFailed, match="TypeError"):
         await live(1)
 

@@ -4,11 +4,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import (
     NO_RESERVATION,
     OK,
     PERMISSION_DENIED,
     RESERVATION_REFUSED,
+    RESOURCE_LIMIT_EXCEEDED,
     HopMessage,
     StopMessage,
 )
@@ -22,6 +24,7 @@ from cactus_mesh.net.addresses import parse_address
 from tests.net.peers import PATIENCE_SECONDS, identity, listening
 
 if TYPE_CHECKING:
+    from cactus_mesh.identity import PeerId
     from cactus_mesh.net.network import MeshNetwork
     from cactus_mesh.ports import Call
     from tests.net.peers import SocketMesh
@@ -38,7 +41,7 @@ async def relay_at(sockets: SocketMesh, number: int, **others: object) -> MeshNe
 async def hidden_behind(sockets: SocketMesh, *relays: MeshNetwork, number: int = 5) -> MeshNetwork:
     """A peer that listens nowhere, with its circuit addresses."""
     bootstrap = tuple(address for relay in relays for address in relay.addresses())
-    settings = NetworkSettings(listen=(), bootstrap=bootstrap, use_relays=True)
+    settings = NetworkSettings(listen=(), bootstrap=bootstrap, relays="always")
     hidden = await sockets.join(number, "orchestrator", settings=settings)
     hidden.serve("echo", echo, at_once=8)
     while len(hidden.addresses()) < len(relays):  # noqa: ASYNC110 - its reservations come
@@ -123,7 +126,7 @@ async def test_a_call_over_a_relay_that_dies_is_lost(sockets: SocketMesh) -> Non
 async def test_a_direct_address_is_preferred(sockets: SocketMesh) -> None:
     with trio.fail_after(PATIENCE_SECONDS):
         relay = await relay_at(sockets, 1)
-        settings = listening(bootstrap=tuple(relay.addresses()), use_relays=True)
+        settings = listening(bootstrap=tuple(relay.addresses()), relays="always")
         both = await sockets.join(2, "orchestrator", settings=settings)
         while len(both.addresses()) < 2:  # noqa: ASYNC110 - its reservation comes
             await trio.sleep(0.01)
@@ -138,7 +141,7 @@ async def test_a_peer_reached_through_a_relay_is_soon_reached_directly(
     monkeypatch.setattr("cactus_mesh.net.connections.DOUBLE_SECONDS", 0.2)
     with trio.fail_after(PATIENCE_SECONDS):
         relay = await relay_at(sockets, 1)
-        settings = listening(bootstrap=tuple(relay.addresses()), use_relays=True)
+        settings = listening(bootstrap=tuple(relay.addresses()), relays="always")
         both = await sockets.join(2, "orchestrator", settings=settings)
         while len(both.addresses()) < 2:  # noqa: ASYNC110 - its reservation comes
             await trio.sleep(0.01)
@@ -213,3 +216,74 @@ async def test_a_peer_that_is_no_relay_offers_no_circuits(sockets: SocketMesh) -
         circuit = f"{parse_address(one.addresses()[0]).endpoint}/p2p/{one.peer_id}/p2p-circuit"
         with pytest.raises(PeerUnreachable, match="the relay did not answer"):
             await other.connect(identity(9).peer_id, [circuit])
+
+
+async def test_one_range_of_addresses_cannot_take_every_reservation(
+    sockets: SocketMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = {"2": "a", "3": "a", "4": "b"}
+    monkeypatch.setattr("cactus_mesh.net.circuits._range", lambda conn: ranges[numbers[conn.session.peer]])
+    numbers = {identity(int(number)).peer_id: number for number in ranges}
+    request = HopMessage(type=HopMessage.RESERVE)
+    with trio.fail_after(PATIENCE_SECONDS):
+        relay = await relay_at(sockets, 1, limits=Limits(relay_reservations_per_range=1))
+        peers = [await sockets.join(int(number), "client") for number in ranges]
+        statuses = [(await asked(peer, relay, request)).status for peer in peers]
+        assert statuses == [OK, RESERVATION_REFUSED, OK]
+        assert (await asked(peers[0], relay, request)).status == OK
+
+
+async def test_one_range_of_addresses_cannot_take_every_circuit(
+    sockets: SocketMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cactus_mesh.net.circuits._range", lambda conn: "a")
+    with trio.fail_after(PATIENCE_SECONDS):
+        relay = await relay_at(sockets, 1, limits=Limits(relay_circuits_per_range=2))
+        hidden = await hidden_behind(sockets, relay)
+        clients = [await sockets.join(number, "client", settings=NetworkSettings(listen=())) for number in (2, 3, 4)]
+        for client in clients[:2]:
+            await client.connect(hidden.peer_id, hidden.addresses())
+        with pytest.raises(PeerUnreachable, match="at its limit"):
+            await clients[2].connect(hidden.peer_id, hidden.addresses())
+        assert relay._running.relay.usage == {"reservations": 1, "circuits": 2}
+        await sockets.kill(clients[0])
+        while relay._running.relay.usage["circuits"] > 1:  # noqa: ASYNC110 - the circuit ends with its peer
+            await trio.sleep(0.01)
+        assert (await clients[2].connect(hidden.peer_id, hidden.addresses())).relayed
+
+
+async def test_a_peer_that_asks_for_circuits_without_end_is_refused_and_others_are_served(
+    sockets: SocketMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cactus_mesh.net.circuits.CIRCUITS_AT_ONCE", 3)
+    with trio.fail_after(PATIENCE_SECONDS):
+        relay = await relay_at(sockets, 1)
+        hidden = await hidden_behind(sockets, relay)
+        greedy, modest = [await sockets.join(number, "client", settings=listening()) for number in (2, 3)]
+        request = HopMessage(type=HopMessage.CONNECT)
+        request.peer.id = ID.from_string(hidden.peer_id).to_bytes()
+        statuses = [(await asked(greedy, relay, request)).status for _ in range(6)]
+        assert set(statuses[:3]) == {OK}
+        assert RESOURCE_LIMIT_EXCEEDED in statuses[3:]
+        assert (await modest.connect(hidden.peer_id, hidden.addresses())).relayed
+
+
+async def test_a_greedy_peer_leaves_the_others_their_share_of_the_relay(sockets: SocketMesh) -> None:
+    async def gulp(network: MeshNetwork, peer: PeerId) -> None:
+        while True:
+            await network.ask(peer, "echo", bytes(200_000))
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        relay = await relay_at(sockets, 1, limits=Limits(relay_bytes_per_second=2_000_000))
+        hidden = await hidden_behind(sockets, relay)
+        greedy, modest = [
+            await sockets.join(number, "client", settings=NetworkSettings(listen=())) for number in (2, 3)
+        ]
+        for client in (greedy, modest):
+            await client.connect(hidden.peer_id, hidden.addresses())
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(gulp, greedy, hidden.peer_id)
+            with trio.fail_after(8):  # 800 kB of its own, at half of the relay's rate: less than 2 s
+                await modest.ask(hidden.peer_id, "echo", bytes(400_000))
+            nursery.cancel_scope.cancel()
