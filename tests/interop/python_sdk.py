@@ -87,9 +87,10 @@ async def reads_resources_modules_and_events(scene: Scene) -> None:
     assert (await client.account_modules(contract))[0]["abi"]["address"] == scene.contract
     executed = await scene.run(alice, scene.deposit(alice, 500))
     assert [event["type"].split("::")[-1] for event in executed["events"]] == ["ClientRegistered", "Deposited"]
-    assert await client.event_by_creation_number(alice.address(), 2) == []
     store = "0x1::coin::CoinStore<0x1::aptos_coin::AptosCoin>"
-    assert await client.events_by_event_handle(alice.address(), store, "deposit_events") == []
+    (given,) = await client.events_by_event_handle(alice.address(), store, "deposit_events")
+    assert given["data"]["amount"] == str(10 * COIN)
+    assert await client.event_by_creation_number(alice.address(), 2) == [given]
     with pytest.raises(ResourceNotFound):
         await client.account_resource(alice.address(), "0x1::a::B")
 

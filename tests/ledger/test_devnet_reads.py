@@ -8,7 +8,7 @@ import pytest
 from aptos_sdk.bcs import Deserializer
 
 from cactus_mesh.ledger.dev import DEVNET_CONTRACT
-from cactus_mesh.ledger.values import decode
+from cactus_mesh.ledger.values import decode, short_address
 from tests.ledger import wire
 from tests.ledger.node import ALICE, BOB, PAY_BOB, Node, assert_refused
 from tests.ledger.world import COIN
@@ -146,10 +146,29 @@ async def test_a_view_of_an_asset_that_is_not_here_fails_as_a_view(node: Node) -
 # --- events, transactions, blocks --------------------------------------------------------------------------------
 
 
-async def test_handles_have_no_events_since_every_event_is_a_modules(node: Node) -> None:
+async def test_moved_coins_are_in_their_accounts_streams(node: Node) -> None:
+    executed = [await node.run(wire.signed(ALICE, number, PAY_BOB)) for number in range(3)]
     path = f"/v1/accounts/{ALICE.address}/events"
-    assert (await node.http.get(f"{path}/2")).json() == []
-    assert (await node.http.get(f"{path}/{STORE}/deposit_events")).json() == []
+    (given,) = (await node.http.get(f"{path}/{STORE}/deposit_events")).json()
+    assert (given["type"], given["data"]["amount"]) == ("0x1::coin::DepositEvent", str(10 * COIN))
+    taken = (await node.http.get(f"{path}/{STORE}/withdraw_events")).json()
+    assert [each["version"] for each in taken] == [each["version"] for each in executed]
+    assert taken == (await node.http.get(f"{path}/3")).json()
+    assert taken[0]["guid"] == {"creation_number": "3", "account_address": short_address(ALICE.address)}
+    assert (await node.http.get(f"{path}/3?limit=1")).json() == taken[2:]
+    assert (await node.http.get(f"{path}/3?start=1&limit=1")).json() == taken[1:2]
+    held, _ = await _resource(node, ALICE.address, STORE)
+    assert (held["deposit_events"]["counter"], held["withdraw_events"]["counter"]) == ("1", "3")
+
+
+async def test_a_failed_transfer_is_in_no_stream(node: Node) -> None:
+    await node.run(wire.signed(ALICE, 0, wire.transfer(BOB.address, 10 * COIN)))
+    assert (await node.http.get(f"/v1/accounts/{BOB.address}/events/2")).json() == []
+
+
+async def test_what_is_no_stream_is_named_so(node: Node) -> None:
+    path = f"/v1/accounts/{ALICE.address}/events"
+    assert (await node.http.get(f"{path}/77")).json() == []
     assert_refused(await node.http.get(f"{path}/{STORE}/nothing"), 404, "struct_field_not_found", None)
     assert_refused(await node.http.get(f"{path}/{STORE}/frozen"), 400, "invalid_input", None)
     assert_refused(await node.http.get(f"{path}/0x1::a::B/field"), 404, "resource_not_found", None)

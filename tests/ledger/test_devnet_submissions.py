@@ -265,6 +265,8 @@ async def test_two_hundred_at_once_good_and_bad_are_each_answered_and_nothing_is
                 nursery.start_soon(submit, number)
     assert answers == {number: (400, 1) if number % 2 else (202, None) for number in range(200)}
     assert await node.balance(BOB) == 100
+    received = (await node.http.get(f"/v1/accounts/{BOB.address}/events/2?start=0&limit=100")).json()
+    assert [each["sequence_number"] for each in received] == [str(number) for number in range(100)]
     assert (await dev.audit(node.url)).conserved
 
 

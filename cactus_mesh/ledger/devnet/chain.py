@@ -20,6 +20,7 @@ from cactus_mesh.ledger.devnet.execution import (
     execute,
     gas_of,
 )
+from cactus_mesh.ledger.devnet.framework import COIN_DEPOSIT, coin_event
 from cactus_mesh.ledger.devnet.refusals import Refused, VmCode, bad_input, invalid
 
 if TYPE_CHECKING:
@@ -126,8 +127,9 @@ class Chain:
             raise bad_input(f"the faucet gives 1 to {MAX_MINT} octas at once, {MAX_SUPPLY} in all")
         rules.mint(self.state, account, amount)
         self._advance(now_us)
+        given = coin_event(COIN_DEPOSIT, account, amount)
         name = hashlib.sha3_256(f"cactus-mesh faucet {self.version} {account} {amount}".encode()).hexdigest()
-        return Executed(self.version, self.timestamp_us, "0x" + name, None, Outcome(True, SUCCESS, 0, ()))
+        return Executed(self.version, self.timestamp_us, "0x" + name, None, Outcome(True, SUCCESS, 0, (given,)))
 
     def _admit(self, submission: Submission, now_us: int) -> None:
         """What a transaction must fulfil at any time."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FRAMEWORK: Final = Address("0x" + "0" * 63 + "1")
 APTOS_COIN: Final = "0x1::aptos_coin::AptosCoin"
+COIN_DEPOSIT: Final = "0x1::coin::CoinDeposit"
+COIN_WITHDRAW: Final = "0x1::coin::CoinWithdraw"
 METADATA: Final = "0x1::fungible_asset::Metadata"
 STRING: Final = "0x1::string::String"
 
@@ -66,11 +68,11 @@ def _transfer(state: State, tx: Tx, payee: Address, amount: int) -> Events:
         raise Failed(
             "Move abort in 0x1::coin: EINSUFFICIENT_BALANCE(0x10006): Not enough coins to complete transaction"
         ) from None
-    moved = {"coin_type": APTOS_COIN, "amount": str(amount)}
-    return [
-        ("0x1::coin::CoinWithdraw", {**moved, "account": to_json(tx.sender)}),
-        ("0x1::coin::CoinDeposit", {**moved, "account": to_json(payee)}),
-    ]
+    return [coin_event(COIN_WITHDRAW, tx.sender, amount), coin_event(COIN_DEPOSIT, payee, amount)]
+
+
+def coin_event(kind: str, account: Address, amount: int) -> tuple[str, Json]:
+    return kind, {"coin_type": APTOS_COIN, "account": to_json(account), "amount": str(amount)}
 
 
 def _transfer_asset(state: State, tx: Tx, asset: Address, payee: Address, amount: int) -> Events:

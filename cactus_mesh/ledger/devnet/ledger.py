@@ -11,7 +11,7 @@ from cactus_mesh.ledger.devnet.bcs import encode_type
 from cactus_mesh.ledger.devnet.framework import APTOS_COIN, FRAMEWORK, module_abis
 from cactus_mesh.ledger.devnet.queries import number, page, short_type, switched
 from cactus_mesh.ledger.devnet.refusals import not_found
-from cactus_mesh.ledger.devnet.resources import ACCOUNT, account_resource, require_handle, resource, resources, to_bcs
+from cactus_mesh.ledger.devnet.resources import ACCOUNT, account_resource, resource, resources, stream_of, to_bcs
 from cactus_mesh.ledger.values import Json, encode, uleb128
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ def account(chain: Chain, store: Store, account: Address, rest: list[str], reque
             coins = state.coins.get(account, 0) if short_type(asset) in _COIN_ASSETS else 0
             return coins, encode("u64", coins)
         case ["resources"]:
-            held = resources(chain, account)
+            held = resources(chain, store, account)
             return [{"type": kind, "data": data} for kind, data in held.items()], _packed(chain, held)
         case ["resource", kind]:
-            data = resource(chain, account, short := short_type(kind))
+            data = resource(chain, store, account, short := short_type(kind))
             return {"type": short, "data": data}, to_bcs(state, short, data)
         case ["modules"]:
             return [_module(each) for each in _abis(chain, account).values()]
@@ -52,16 +52,21 @@ def account(chain: Chain, store: Store, account: Address, rest: list[str], reque
                     "module_not_found", f"Module not found by Address({account}), Module name({name[:100]})"
                 )
             return _module(abi)
-        case ["events", creation_number]:
-            number(creation_number)
-            return []
+        case ["events", stream]:
+            return _events(store, account, number(stream), request)
         case ["events", kind, field]:
-            require_handle(resource(chain, account, short_type(kind)), field)
-            return []
+            held = resource(chain, store, account, short_type(kind))
+            return _events(store, account, stream_of(held, field), request)
         case ["transactions"]:
             start, limit = page(request)
             return _listed(store.of_sender(account, start, limit))
     return None
+
+
+def _events(store: Store, account: Address, stream: int, request: Request) -> list[Json]:
+    """Deposits and withdrawals of coins; all else emits events of modules alone, which are in no stream."""
+    start, limit = page(request)
+    return [shapes.coin_event(account, stream, each) for each in store.coin_events(account, stream, start, limit)]
 
 
 def _packed(chain: Chain, held: dict[str, Json]) -> bytes:

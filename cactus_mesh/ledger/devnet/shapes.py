@@ -8,16 +8,19 @@ import msgspec
 
 from cactus_mesh.ledger import contract as abi
 from cactus_mesh.ledger.devnet.execution import SUCCESS
-from cactus_mesh.ledger.devnet.framework import FRAMEWORK, FUNCTIONS
-from cactus_mesh.ledger.devnet.store import Record
-from cactus_mesh.ledger.values import Json, Value, to_json
+from cactus_mesh.ledger.devnet.framework import COIN_DEPOSIT, COIN_WITHDRAW, FRAMEWORK, FUNCTIONS
+from cactus_mesh.ledger.devnet.store import CoinEvent, Record
+from cactus_mesh.ledger.values import Json, Value, long_address, short_address, to_json
 
 if TYPE_CHECKING:
+    from cactus_mesh.identity import Address
     from cactus_mesh.ledger.devnet.chain import Executed
     from cactus_mesh.ledger.devnet.refusals import Refused
     from cactus_mesh.ledger.devnet.transactions import Call, Submission
 
 _ZERO_HASH: Final = "0x" + "0" * 64
+STREAMS: Final = {COIN_DEPOSIT: 2, COIN_WITHDRAW: 3}
+"""The numbers of an account's streams of older events, into which a full node translates these."""
 _UNKEPT: Final[dict[str, Json]] = {
     "changes": [],
     "state_change_hash": _ZERO_HASH,
@@ -90,6 +93,11 @@ def record(executed: Executed) -> Record:
         sequence=submission.sequence if submission is not None else executed.version,
         signed=submission.signed if submission is not None else None,
         json=encode(shown(executed)),
+        coins=tuple(
+            (long_address(data["account"]), STREAMS[kind], data["amount"])
+            for kind, data in executed.outcome.events
+            if kind in STREAMS
+        ),
     )
 
 
@@ -133,6 +141,16 @@ def _gift(executed: Executed) -> dict[str, Json]:
             "arguments": [],
         },
         "signature": None,
+    }
+
+
+def coin_event(account: Address, stream: int, event: CoinEvent) -> dict[str, Json]:
+    return {
+        "version": str(event.version),
+        "guid": {"creation_number": str(stream), "account_address": short_address(account)},
+        "sequence_number": str(event.sequence),
+        "type": "0x1::coin::DepositEvent" if stream == STREAMS[COIN_DEPOSIT] else "0x1::coin::WithdrawEvent",
+        "data": {"amount": event.amount},
     }
 
 

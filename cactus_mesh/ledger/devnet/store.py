@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -36,6 +36,10 @@ CREATE TABLE IF NOT EXISTS transactions (
     sender TEXT NOT NULL, sequence INTEGER NOT NULL, signed BLOB, json BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS by_sender ON transactions (sender, sequence);
+CREATE TABLE IF NOT EXISTS coin_events (
+    account TEXT NOT NULL, stream INTEGER NOT NULL, sequence INTEGER NOT NULL, version INTEGER NOT NULL,
+    amount TEXT NOT NULL, PRIMARY KEY (account, stream, sequence)
+) WITHOUT ROWID;
 """
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -43,7 +47,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A transaction as it is kept: *json* is what the API shows of it."""
+    """A transaction as it is kept: *json* is what the API shows of it, *coins* what it adds to streams of events."""
 
     version: int
     timestamp_us: int
@@ -52,6 +56,15 @@ class Record:
     sequence: int
     signed: bytes | None
     json: bytes
+    coins: tuple[tuple[Address, int, str], ...] = ()
+
+
+class CoinEvent(NamedTuple):
+    """The *sequence*th event of one account's stream of deposits or withdrawals."""
+
+    sequence: int
+    version: int
+    amount: str
 
 
 class Store:
@@ -77,6 +90,11 @@ class Store:
                 "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(r.version, r.timestamp_us, r.hash, r.sender, r.sequence, r.signed, r.json) for r in records],
             )
+            self._database.executemany(
+                "INSERT INTO coin_events SELECT ?1, ?2, coalesce(max(sequence), -1) + 1, ?3, ?4 FROM coin_events "
+                "WHERE account = ?1 AND stream = ?2",
+                [(account, stream, r.version, amount) for r in records for account, stream, amount in r.coins],
+            )
             gone = [(table.name, _encode(key)) for table, key in rows if key not in table]
             kept = [(table.name, _encode(key), _encode(table[key])) for table, key in rows if key in table]
             self._database.executemany("DELETE FROM rows WHERE name = ? AND key = ?", gone)
@@ -95,6 +113,20 @@ class Store:
     def timestamp_us(self, version: int) -> int | None:
         found = self._database.execute("SELECT timestamp_us FROM transactions WHERE version = ?", (version,)).fetchone()
         return None if found is None else int(found[0])
+
+    def coin_events(self, account: Address, stream: int, start: int | None, limit: int) -> list[CoinEvent]:
+        """From the *start*th on, or the latest, in order."""
+        if start is None:
+            start = max(self.coin_event_count(account, stream) - limit, 0)
+        query = (
+            "SELECT sequence, version, amount FROM coin_events WHERE account = ? AND stream = ? AND sequence >= ? "
+            "ORDER BY sequence LIMIT ?"
+        )
+        return [CoinEvent(*row) for row in self._database.execute(query, (account, stream, start, limit))]
+
+    def coin_event_count(self, account: Address, stream: int) -> int:
+        query = "SELECT coalesce(max(sequence), -1) + 1 FROM coin_events WHERE account = ? AND stream = ?"
+        return int(self._database.execute(query, (account, stream)).fetchone()[0])
 
     def of_sender(self, sender: Address, start: int | None, limit: int) -> list[bytes]:
         """The sender's transactions from sequence number *start*, or the latest, in order."""
