@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
 
-.PHONY: demo test check fuzz kill requirements clean
+.PHONY: demo test check fuzz kill bootstrap-check requirements clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.inference
@@ -27,6 +27,10 @@ fuzz: $(VENV)/.dev
 # the embedded ledger, killed 200 times
 kill: $(VENV)/.dev
 	$(BIN)/python -m tests.ledger.kill_devnet
+
+# What operators of public nodes need: checked as far as this machine can; as root without a container engine, in a chroot.
+bootstrap-check: $(VENV)/.dev
+	$(BIN)/python bootstrap/check.py --image
 
 $(VENV)/.base: requirements/base.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Cactus Mesh needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}; name one: make PYTHON=python3.12 ...")'
