@@ -1,94 +1,199 @@
-"""Decides which generation computes next, so that no one waits long for another.  Knows nothing of tensors and clocks.
+"""Decides what is computed next for one model, so that no one waits long for another.  Knows no tensors and no clocks.
 
-Decoding generations make a token each in turn; after every few tokens one of the prefilling ones, in turn too, reads a
-chunk of its prompt.  How a prompt is cut into chunks depends on the prompt alone, so that a generation computes the
-same numbers in any company.
+Every step makes a token for each generation whose text has been read, and reads pieces of prompts beside them, at most
+*step_tokens* in all: first for the one that has waited longest, then for those with the least left to read.  Prompts
+that begin like another one wait for what that one is reading, and take it over.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
-DECODES_PER_CHUNK: Final = 4
-"""Newcomers wait for their first token, the others for their next: a chunk costs about as much as a few tokens."""
+from cactus_mesh.engine.prefixes import BLOCK_TOKENS, Prefixes, keys_of
+from cactus_mesh.engine.shelves import Move, Place, Resize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from cactus_mesh.engine.prefixes import Key
+    from cactus_mesh.engine.shelves import Shelves
+
+SHARE_OF_THE_LONGEST_WAITING: Final = 2
+"""It has at least one part in so many of what is read in a step: it ends, however many shorter ones come."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prefill:
-    """Read tokens ``start .. end`` of the prompt of generation *id*.  The last chunk also gives the first token."""
+class Reuse:
+    """Copy kept blocks *numbers*, in their order, to the beginning of a row."""
+
+    place: Place
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Copy the block that begins at token *start* of a row away, as kept block *number*."""
+
+    place: Place
+    start: int
+    number: int
+
+
+Change = Resize | Move | Reuse | Keep
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Read tokens ``start .. end`` of generation *id*; when *last*, they are all it has, and the next can be chosen."""
 
     id: int
+    place: Place
     start: int
     end: int
     last: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Decode:
-    """Make the next token of generation *id*."""
+class Step:
+    """*before*: what to do to the memory first, in this order.  *pieces* are computed together."""
+
+    before: tuple[Change, ...]
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(slots=True)
+class _Text:
+    """A generation: *known* tokens, of which *read* are in memory."""
 
     id: int
+    room: int
+    known: int
+    keys: tuple[Key, ...]
+    read: int = 0
+    begun: bool = False
+
+    @property
+    def left(self) -> int:
+        return self.known - self.read
 
 
-Step = Prefill | Decode
+@dataclass(slots=True)
+class _Reading:
+    """The prompts that are being read, and the blocks that will come of it."""
+
+    of: dict[Key, int] = field(default_factory=dict)
+
+    def add(self, text: _Text, kept: Prefixes) -> None:
+        for key in text.keys:
+            if key not in kept:
+                self.of.setdefault(key, text.id)
+
+    def drop(self, id_: int) -> None:
+        self.of = {key: other for key, other in self.of.items() if other != id_}
 
 
 class Scheduler:
-    """At most *slots* generations at once; prompts in chunks of at most *chunk_tokens*."""
+    """At most *slots* generations at once, waiting ones included."""
 
-    def __init__(self, slots: int, chunk_tokens: int) -> None:
+    def __init__(self, shelves: Shelves, prefixes: Prefixes, *, slots: int, step_tokens: int) -> None:
+        self._shelves = shelves
+        self._prefixes = prefixes
         self._slots = slots
-        self._chunk_tokens = chunk_tokens
-        self._prefilling: deque[Prefill] = deque()
-        self._prompt_tokens: dict[int, int] = {}
-        self._decoding: dict[int, None] = {}
-        self._round: deque[int] = deque()
-        """Decoding generations that are still to come in this round."""
-        self._since_chunk = 0
-        """Tokens made since the last chunk of a prompt was read."""
+        self._step_tokens = step_tokens
+        self._waiting: deque[_Text] = deque()
+        """Admitted, and without a place in memory."""
+        self._placed: dict[int, _Text] = {}
+        self._reading = _Reading()
+        self._changes: list[Change] = []
 
     def __len__(self) -> int:
-        return len(self._prompt_tokens)
+        return len(self._waiting) + len(self._placed)
 
-    def admit(self, id_: int, prompt_tokens: int) -> bool:
-        """Take a generation with a prompt of at least one token; False when all slots are taken."""
-        assert prompt_tokens > 0
-        assert id_ not in self._prompt_tokens
+    def admit(self, id_: int, prompt: Sequence[int], max_tokens: int) -> bool:
+        """Take a generation whose prompt and output fit the context; False when all slots are taken."""
+        assert len(prompt) > 0
         if len(self) >= self._slots:
             return False
-        self._prompt_tokens[id_] = prompt_tokens
-        self._prefilling.append(self._chunk(id_, 0))
+        keys = keys_of(prompt) if self._prefixes.room else ()
+        self._waiting.append(_Text(id_, len(prompt) + max_tokens, len(prompt), keys))
         return True
 
     def drop(self, id_: int) -> None:
         """Forget a generation, wherever it is; unknown ones are fine."""
-        if self._prompt_tokens.pop(id_, None) is not None:
-            self._decoding.pop(id_, None)
-            self._prefilling = deque(chunk for chunk in self._prefilling if chunk.id != id_)
-            self._round = deque(other for other in self._round if other != id_)
+        self._waiting = deque(text for text in self._waiting if text.id != id_)
+        if self._placed.pop(id_, None) is not None:
+            self._reading.drop(id_)
+            self._changes += self._shelves.remove(id_)
 
     def next(self) -> Step | None:
-        """The step to do now, None when nothing runs.  It counts as done: a generation that fails must be dropped."""
-        if self._prefilling and self._since_chunk >= min(len(self._decoding), DECODES_PER_CHUNK):
-            self._since_chunk = 0
-            return self._prefill(self._prefilling.popleft())
-        if not self._round:
-            self._round.extend(self._decoding)
-        if not self._round:
+        """The step to do now, None when there is nothing to do.  Tell `done` what of it has been done."""
+        self._place_waiting()
+        texts = [text for text in self._placed.values() if text.left == 1]
+        pieces = [self._piece(text, 1) for text in texts]
+        pieces += self._read_prompts(self._step_tokens)
+        if not pieces:
             return None
-        self._since_chunk += 1
-        return Decode(self._round.popleft())
+        changes, self._changes = self._changes, []
+        return Step(tuple(changes), tuple(pieces))
 
-    def _prefill(self, chunk: Prefill) -> Prefill:
-        if chunk.last:
-            self._decoding[chunk.id] = None
-        else:
-            self._prefilling.append(self._chunk(chunk.id, chunk.end))
-        return chunk
+    def done(self, pieces: Iterable[Piece]) -> None:
+        """These pieces are in memory now.  Call it before dropping any of them."""
+        for piece in pieces:
+            text = self._placed[piece.id]
+            text.read = piece.end
+            for at in range(piece.start // BLOCK_TOKENS, min(piece.end // BLOCK_TOKENS, len(text.keys))):
+                number = self._prefixes.keep(text.keys[at])
+                if number is not None:
+                    self._changes.append(Keep(piece.place, at * BLOCK_TOKENS, number))
+            if piece.last:
+                self._reading.drop(text.id)
 
-    def _chunk(self, id_: int, start: int) -> Prefill:
-        total = self._prompt_tokens[id_]
-        end = min(start + self._chunk_tokens, total)
-        return Prefill(id_, start, end, last=end == total)
+    def made(self, id_: int) -> None:
+        """Generation *id_* has another token, which is to be read next."""
+        self._placed[id_].known += 1
+
+    def where(self, id_: int) -> Place:
+        """The place of a generation that was part of a step."""
+        return self._shelves.where(id_)
+
+    def _place_waiting(self) -> None:
+        """In the order of their coming: no long text starves behind short ones that always find room."""
+        while self._waiting:
+            changes = self._shelves.place(self._waiting[0].id, self._waiting[0].room)
+            if changes is None:
+                return
+            self._changes += changes
+            text = self._waiting.popleft()
+            self._placed[text.id] = text
+
+    def _read_prompts(self, budget: int) -> list[Piece]:
+        unread = [text for text in self._placed.values() if text.left > 1 and self._begin(text)]
+        pieces = []
+        for rank, text in enumerate([*unread[:1], *sorted(unread[1:], key=lambda text: text.left)]):
+            fair = budget if rank or len(unread) == 1 else -(-budget // SHARE_OF_THE_LONGEST_WAITING)
+            count = min(text.left, fair)
+            if count == 0:
+                break
+            pieces.append(self._piece(text, count))
+            budget -= count
+        return pieces
+
+    def _begin(self, text: _Text) -> bool:
+        """Let *text* begin with what is kept of it; False while another prompt is reading what it needs next."""
+        if text.begun:
+            return True
+        numbers = self._prefixes.match(text.keys)
+        if len(numbers) < len(text.keys) and text.keys[len(numbers)] in self._reading.of:
+            return False
+        if numbers:
+            self._changes.append(Reuse(self._shelves.where(text.id), tuple(numbers)))
+            text.read = len(numbers) * BLOCK_TOKENS
+        text.begun = True
+        self._reading.add(text, self._prefixes)
+        return True
+
+    def _piece(self, text: _Text, count: int) -> Piece:
+        end = text.read + count
+        return Piece(text.id, self._shelves.where(text.id), text.read, end, last=end == text.known)

@@ -18,7 +18,8 @@ class EngineSettings:
     every machine, results can be verified by anybody.  *device* is torch's name for it ("cpu", "cuda", "mps").
     """
 
-    slots: int = 4
+    slots: int = 32
+    """Generations at once."""
     threads: int = 0
     device: str = "cpu"
     dtype: DType = "float32"
@@ -26,15 +27,17 @@ class EngineSettings:
     """Whether models that are not on this machine may be fetched from the hub."""
     max_context_tokens: int = 32_768
     """Bounds a model's context, and with it the memory of one generation."""
-    chunk_tokens: int = 64
-    """Prompt tokens that are read before others have their turn."""
+    cache_mib: int = 2_048
+    """Memory for keys and values of all models together, taken as it is needed.  What never fits is refused."""
+    chunk_tokens: int = 128
+    """Prompt tokens that are read in one step, while the others make a token each."""
     stall_seconds: float = 60.0
     """A worker that is silent for so long is stuck and is replaced; a slow machine needs more, or smaller chunks."""
     load_seconds: float = 1_800.0
     """How long loading (and downloading) the models may take."""
 
     def __post_init__(self) -> None:
-        for name in ("slots", "max_context_tokens", "chunk_tokens", "stall_seconds", "load_seconds"):
+        for name in ("slots", "max_context_tokens", "cache_mib", "chunk_tokens", "stall_seconds", "load_seconds"):
             if getattr(self, name) <= 0:
                 raise ConfigMalformed(f"engine.{name} must be more than 0, not {getattr(self, name)}")
         if self.threads < 0:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 60
-SLOTS = 4
+SLOTS = 32
 CHUNK_TOKENS = 16
 """Small, so that prompts of the tests are read in several pieces."""
 

@@ -70,12 +70,15 @@ def test_a_context_can_be_bounded() -> None:
 def test_complexity_is_what_torch_counts(small_models: SmallModels, name: str) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModelForCausalLM
 
     (model,) = load(small_models.folders.get(name, name))
-    model.network.set_attn_implementation("eager")  # torch does not count the fused attention of CPUs
+    # torch counts neither the fused attention of CPUs nor packed weights
+    folder = small_models.folders.get(name, SELFTEST_FOLDER)
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     tokens = 400
     with FlopCounterMode(display=False) as counter:
-        model.network(input_ids=torch.zeros(1, tokens, dtype=torch.long))
+        network(input_ids=torch.zeros(1, tokens, dtype=torch.long))
     assert complexity(model.facts.shape, tokens - 10, 10) == pytest.approx(counter.get_total_flops() / 1e6, rel=0.01)
 
 
@@ -167,17 +170,30 @@ def test_a_device_that_is_not_here_is_named() -> None:
 
 
 def test_the_probe_refuses_a_model_that_cannot_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that forgets what it read: every token at position 0, nothing before it."""
+    """One that counts positions itself, over all texts together."""
     from transformers import LlamaForCausalLM
 
     honest = LlamaForCausalLM.forward
 
-    def forgetful(self: object, **inputs: object) -> object:
-        return honest(self, input_ids=inputs["input_ids"], use_cache=True)
+    def own_count(self: object, **inputs: object) -> object:
+        return honest(self, **inputs | {"position_ids": None})
 
-    monkeypatch.setattr(LlamaForCausalLM, "forward", forgetful)
-    with pytest.raises(ModelUnsupported, match="reads a prompt in pieces"):
+    monkeypatch.setattr(LlamaForCausalLM, "forward", own_count)
+    with pytest.raises(ModelUnsupported, match="reads texts in pieces"):
         load("selftest")
+
+
+def test_layers_of_an_unknown_kind_are_refused_by_name(copy: Path) -> None:
+    change_config(copy, layer_types=["chunked_attention"] * 5)
+    with pytest.raises(ModelUnsupported, match="chunked_attention"):
+        load(copy)
+
+
+def test_memory_bounds_the_context_that_is_offered() -> None:
+    (model,) = load("selftest", cache_mib=1)
+    assert model.facts.context_tokens == model.room.tokens < 1024
+    with pytest.raises(ModelTooLarge, match="no room for a single token"):
+        load(*["selftest"] * 1000, cache_mib=1)
 
 
 async def test_what_fails_in_the_worker_reaches_the_caller_as_it_is(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cactus_mesh.engine.frames import Event
     from cactus_mesh.engine.runner.loading import LoadedModel
     from cactus_mesh.engine.runner.loop import Loop
+    from cactus_mesh.engine.runner.passes import Read
 
 LONG = "The old heron went to the harbour. " * 12
 
@@ -29,7 +30,7 @@ class Driven:
         self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.events: list[Event] = []
         settings = EngineSettings(slots=slots, chunk_tokens=16)
-        self.loop: Loop = Loop([model], settings, self.inbox, self.events.append)
+        self.loop: Loop = Loop([model], settings, self.inbox, self.events.extend)
 
     def start(self, id_: int, prompt: str = "One day", max_tokens: int = 200) -> None:
         sampling = Sampling(max_tokens=max_tokens)
@@ -105,25 +106,31 @@ def test_a_failure_in_one_generation_ends_that_one_alone(
 ) -> None:
     driven.start(1)
     driven.start(2, max_tokens=5)
-    driven.turn(4)
+    driven.turn(2)
+    honest = driven.model.passes.run
 
-    def fail() -> None:
-        raise error
+    def fail(reads: list[Read]) -> object:
+        if any(read.piece.id == 1 for read in reads):
+            raise error
+        return honest(reads)
 
-    monkeypatch.setattr(driven.loop._generations[1], "next", fail)
+    monkeypatch.setattr(driven.model.passes, "run", fail)
     driven.until(lambda event: isinstance(event, Failed) and (event.id, event.code) == (1, "task.engine_failed"))
     driven.until(lambda event: isinstance(event, Finished) and event.id == 2)
     assert "One day" not in capsys.readouterr().err
     assert all("One day" not in event.message for event in driven.events if isinstance(event, Failed))
 
 
-def test_output_that_is_not_a_number_fails_by_name(driven: Driven, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_that_is_not_a_number_fails_by_name_and_spoils_no_other(driven: Driven) -> None:
     driven.start(1)
+    driven.start(2, max_tokens=12)
     driven.turn(2)
-    generation = driven.loop._generations[1]
-    honest = generation._forward
-    monkeypatch.setattr(generation, "_forward", lambda ids: honest(ids) * float("nan"))
+    memory = driven.model.passes.memory
+    place = driven.loop._lanes[0]._scheduler.where(1)
+    memory.layer(place.shelf, 0)[1][place.row] = float("nan")
     driven.until(lambda event: isinstance(event, Failed) and "not a number" in event.message)
+    driven.until(lambda event: isinstance(event, Finished) and event.id == 2)
+    assert not any(memory.layer(place.shelf, 0)[1].isnan().flatten())
 
 
 def test_an_idle_worker_lets_itself_be_heard(driven: Driven, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import trio
 from cactus_mesh.errors import BadParameters, Busy, PromptTooLong, UnknownModel
 from cactus_mesh.messages import Chat, ChatMessage, Generate, Sampling
 from cactus_mesh.ports import EngineFinish, EngineTokens
+from tests.engine.conftest import SLOTS
 
 if TYPE_CHECKING:
     from cactus_mesh.messages import Work
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 QUESTION = Chat([ChatMessage("user", "What is a router?")])
 SEED = bytes(range(32))
+ENDLESS = Sampling(max_tokens=900, temperature_milli=5000)
+"""Too hot to come to an end soon."""
 
 
 @dataclass
@@ -64,7 +67,7 @@ def refusal(
 def test_it_names_itself_and_its_models(run: Run[None]) -> None:
     async def scenario(engine: Engine) -> None:
         assert 0 < len(engine.name) <= 200
-        assert engine.slots == 4
+        assert engine.slots == SLOTS
         for model in engine.models:
             assert len(model.digest) == 32
             assert model.context_tokens > 0
@@ -135,7 +138,7 @@ def test_beyond_its_slots_it_is_busy_and_leaving_a_block_frees_the_slot(run: Run
             with pytest.raises(Busy):
                 await make(engine)
             return
-        async with engine.generate(engine.models[0].digest, QUESTION, Sampling(max_tokens=900), SEED) as events:
+        async with engine.generate(engine.models[0].digest, QUESTION, ENDLESS, SEED) as events:
             await anext(events)
             await hold(engine, depth - 1)
 

@@ -31,12 +31,12 @@ import os
 from cactus_mesh.engine.frames import Alive, Ended
 from cactus_mesh.engine.runner.__main__ import claim_pipes
 pipes = claim_pipes()
-pipes.emit(Alive())
+pipes.emit([Alive()])
 print("a library says hello", flush=True)
 os.write(1, b"and so does its C part")
 os.system("echo and a child of it")
 assert input.__name__ and os.read(0, 1) == b""
-pipes.emit(Ended(7))
+pipes.emit([Ended(7)])
 """
 
 

@@ -16,6 +16,8 @@ from cactus_mesh.engine.frames import FrameBuffer, LoadFailed, Open, Ready, deco
 from cactus_mesh.errors import MeshError, MissingExtra
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cactus_mesh.engine.frames import Command, Event
     from cactus_mesh.engine.runner.loading import LoadedModel
 
@@ -30,9 +32,9 @@ class Pipes:
         self._events = events
         threading.Thread(target=self._read, args=(commands,), daemon=True).start()
 
-    def emit(self, event: Event) -> None:
+    def emit(self, events: Sequence[Event]) -> None:
         try:
-            self._events.write(to_frame(event))
+            self._events.write(b"".join(map(to_frame, events)))
             self._events.flush()
         except OSError:
             os._exit(0)
@@ -66,11 +68,11 @@ def main() -> None:
     try:
         models = _load(order)
     except MeshError as error:
-        pipes.emit(LoadFailed(error.code, error.message))
+        pipes.emit([LoadFailed(error.code, error.message)])
         sys.exit(1)
     from cactus_mesh.engine.runner.loop import Loop, engine_name
 
-    pipes.emit(Ready(engine_name(), [model.facts for model in models]))
+    pipes.emit([Ready(engine_name(), [model.facts for model in models])])
     Loop(models, order.settings, pipes.inbox, pipes.emit).run()
 
 

@@ -1,15 +1,12 @@
-"""One generation: its prompt's tokens, its own KV cache, its next token.  Knows nothing of the others."""
+"""One generation: its tokens, how the next is chosen, and the text that they make.  Knows nothing of the others."""
 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import numpy as np
-import torch
 
 from cactus_mesh.engine.requests import check_length
 from cactus_mesh.engine.sampling import choose
@@ -18,6 +15,10 @@ from cactus_mesh.errors import BadParameters
 from cactus_mesh.messages import Generate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
     from cactus_mesh.engine.frames import Start
     from cactus_mesh.engine.runner.loading import LoadedModel
     from cactus_mesh.messages import Chat, FinishReason, Work
@@ -40,60 +41,32 @@ class Generation:
         self._model = model
         self._sampling = start.sampling
         self._seed = start.seed
-        self._prompt = prompt_ids(model, start.work)
-        check_length(model.facts.model(), len(self._prompt), start.sampling.max_tokens)
+        self.prompt = prompt_ids(model, start.work)
+        check_length(model.facts.model(), len(self.prompt), start.sampling.max_tokens)
+        self._ids = list(self.prompt)
         self._text = OutputText(self._decode_text, start.sampling.stop)
-        self._cache: Any = None
-        self._last: int | None = None
-        self._made = 0
         self._seconds = 0.0
 
     @property
-    def prompt_tokens(self) -> int:
-        return len(self._prompt)
+    def max_tokens(self) -> int:
+        return self._sampling.max_tokens
 
     @property
     def compute_ms(self) -> int:
-        """Time spent on this generation alone, rounded up."""
+        """Its share of the time of the passes that it was part of, rounded up."""
         return math.ceil(self._seconds * 1000)
 
-    def prefill(self, start: int, end: int) -> None:
-        """Read a chunk that is not the prompt's last."""
-        began = time.perf_counter()
-        self._forward(self._prompt[start:end])
-        self._seconds += time.perf_counter() - began
+    def spend(self, seconds: float) -> None:
+        self._seconds += seconds
 
-    def first(self, start: int) -> Made:
-        """Read the prompt's last chunk and make the first token."""
-        return self._step(self._prompt[start:])
+    def tokens(self, start: int, end: int) -> Sequence[int]:
+        return self._ids[start:end]
 
-    def next(self) -> Made:
-        assert self._last is not None
-        return self._step([self._last])
-
-    def _step(self, ids: list[int]) -> Made:
-        began = time.perf_counter()
-        logits = self._forward(ids)
-        position = len(self._prompt) + self._made
-        token, logprob = choose(logits, self._sampling, self._seed, position)
-        self._last = token
-        self._made += 1
-        made = self._decide(token, logprob)
-        self._seconds += time.perf_counter() - began
-        return made
-
-    def _forward(self, ids: list[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """The logits after the last of *ids*."""
-        network = self._model.network
-        with torch.inference_mode():  # a quarter faster than without gradients alone, for a small model
-            output = network(
-                input_ids=torch.tensor([ids], device=network.device),
-                past_key_values=self._cache,
-                use_cache=True,
-                **self._model.last_logits_only,
-            )
-        self._cache = output.past_key_values
-        return output.logits[0, -1].float().cpu().numpy().astype(np.float64)  # type: ignore[no-any-return]
+    def take(self, logits: np.ndarray[Any, np.dtype[np.float64]]) -> Made:
+        """Choose the next token from the logits after all tokens so far.  Raises `EngineFailed`."""
+        token, logprob = choose(logits, self._sampling, self._seed, len(self._ids))
+        self._ids.append(token)
+        return self._decide(token, logprob)
 
     def _decide(self, token: int, logprob: float) -> Made:
         """The end-of-text token gives no text; a stop string counts before the length."""
@@ -103,7 +76,7 @@ class Generation:
             finish = "stop"
         else:
             text, stopped = self._text.push(token)
-            if self._made == self._sampling.max_tokens:
+            if len(self._ids) - len(self.prompt) == self._sampling.max_tokens:
                 finish = "length"
         if finish is not None and not stopped:
             rest, stopped = self._text.finish()

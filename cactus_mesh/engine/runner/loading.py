@@ -5,7 +5,6 @@ Refuses what would compute wrongly in silence: missing weights, and architecture
 
 from __future__ import annotations
 
-import inspect
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,9 @@ from transformers.pytorch_utils import Conv1D
 
 from cactus_mesh.engine.frames import ModelFacts
 from cactus_mesh.engine.models import HUB_PATTERNS, check_folder, hub_id, local_folder, model_digest
+from cactus_mesh.engine.prefixes import BLOCK_TOKENS
+from cactus_mesh.engine.runner.probe import first_line as _first_line
+from cactus_mesh.engine.runner.probe import prepare
 from cactus_mesh.errors import (
     ConfigMalformed,
     MeshError,
@@ -37,12 +39,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from cactus_mesh.engine.models import ModelFolder
+    from cactus_mesh.engine.runner.memory import CacheLayout
+    from cactus_mesh.engine.runner.passes import Passes
     from cactus_mesh.engine.settings import EngineSettings
     from cactus_mesh.messages import WorkKind
 
-_PROBE_TOKENS: Final = 6
-_PROBE_TOLERANCE: Final = 1e-2
-"""float32 differs by about 1e-5 between one piece and two; a wrong mask or position by about 1."""
+_BLOCKS_SHARE: Final = 4
+"""One part in so many of the memory for keys and values is for beginnings of prompts."""
+_KNOWN_LAYERS: Final = frozenset({"full_attention", "sliding_attention"})
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Memory for keys and values, in tokens; and for kept blocks of prompts."""
+
+    tokens: int
+    blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +65,8 @@ class LoadedModel:
     end_ids: frozenset[int]
     vocabulary: int
     """Rows of the embedding: token ids below it can be read."""
-    last_logits_only: dict[str, Any]
-    """The argument, if the architecture takes it, that spares computing logits of the whole prompt."""
+    passes: Passes
+    room: Room
 
 
 def load_models(words: Sequence[str], settings: EngineSettings) -> list[LoadedModel]:
@@ -63,7 +75,8 @@ def load_models(words: Sequence[str], settings: EngineSettings) -> list[LoadedMo
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(settings.threads or max(1, _processors() // 2))
     _check_device(settings.device)
-    models = [_load_named(word, settings) for word in words]
+    cache_bytes = (settings.cache_mib << 20) // max(1, len(words))
+    models = [_load_named(word, settings, cache_bytes) for word in words]
     names = [model.facts.name for model in models]
     for name in names:
         if names.count(name) > 1:
@@ -85,16 +98,16 @@ def _check_device(device: str) -> None:
         raise ConfigMalformed(f"engine.device {device!r} cannot be used here: {_first_line(error)}") from None
 
 
-def _load_named(word: str, settings: EngineSettings) -> LoadedModel:
+def _load_named(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel:
     try:
-        return _load(word, settings)
+        return _load(word, settings, cache_bytes)
     except MeshError:
         raise
     except Exception as error:  # a worker that dies here would leave the user without the reason
         raise ModelUnsupported(f"{word} cannot be loaded: {_first_line(error)}") from error
 
 
-def _load(word: str, settings: EngineSettings) -> LoadedModel:
+def _load(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel:
     folder = _find(word, settings)
     try:
         config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
@@ -102,25 +115,38 @@ def _load(word: str, settings: EngineSettings) -> LoadedModel:
         raise ModelUnsupported(f"{folder.name}: {_first_line(error)}") from None
     network = _load_network(folder, settings)
     tokenizer = _load_tokenizer(folder)
+    shape = shape_of(network)
+    _refuse_unknown_layers(folder.name, config)
+    passes, layout = prepare(folder.name, network)
+    room = _room(layout, cache_bytes)
     facts = ModelFacts(
         name=folder.name,
         digest=model_digest(folder, settings.dtype),
         dtype=settings.dtype,
-        context_tokens=_context_tokens(folder, config, settings),
+        context_tokens=_context_tokens(folder, config, settings, room),
         kinds=_kinds(tokenizer),
-        shape=shape_of(network),
+        shape=shape,
     )
-    takes_last_only = "logits_to_keep" in inspect.signature(network.forward).parameters
-    model = LoadedModel(
+    return LoadedModel(
         facts=facts,
         network=network,
         tokenizer=tokenizer,
         end_ids=_end_ids(network, tokenizer),
         vocabulary=cast("torch.Tensor", network.get_input_embeddings().weight).shape[0],
-        last_logits_only={"logits_to_keep": 1} if takes_last_only else {},
+        passes=passes,
+        room=room,
     )
-    _probe(model)
-    return model
+
+
+def _room(layout: CacheLayout, cache_bytes: int) -> Room:
+    blocks = cache_bytes // _BLOCKS_SHARE // (layout.bytes_per_token * BLOCK_TOKENS)
+    return Room(cache_bytes // layout.bytes_per_token - blocks * BLOCK_TOKENS, blocks)
+
+
+def _refuse_unknown_layers(name: str, config: PreTrainedConfig) -> None:
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ()) - _KNOWN_LAYERS
+    if kinds:
+        raise ModelUnsupported(f"{name} has layers of a kind that this engine does not compute: {', '.join(kinds)}")
 
 
 def _find(word: str, settings: EngineSettings) -> ModelFolder:
@@ -188,11 +214,13 @@ def _load_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
         raise ModelMalformed(f"the tokenizer of {folder.name} cannot be loaded: {_first_line(error)}") from None
 
 
-def _context_tokens(folder: ModelFolder, config: PreTrainedConfig, settings: EngineSettings) -> int:
+def _context_tokens(folder: ModelFolder, config: PreTrainedConfig, settings: EngineSettings, room: Room) -> int:
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(context, int) or context < 2:
         raise ModelUnsupported(f"the config.json of {folder.name} does not say how long its context is")
-    return min(context, settings.max_context_tokens)
+    if room.tokens < 2:
+        raise ModelTooLarge(f"engine.cache_mib {settings.cache_mib} has no room for a single token of {folder.name}")
+    return min(context, settings.max_context_tokens, room.tokens)
 
 
 def _kinds(tokenizer: PreTrainedTokenizerBase) -> list[WorkKind]:
@@ -227,29 +255,8 @@ def shape_of(network: PreTrainedModel) -> ModelShape:
         raise ModelUnsupported(f"a {config.model_type} model's work cannot be computed: {_first_line(error)}") from None
 
 
-def _probe(model: LoadedModel) -> None:
-    """Read a few tokens in one piece and in two.  This also makes the first request as fast as the next."""
-    name, network = model.facts.name, model.network
-    ids = torch.arange(_PROBE_TOKENS, device=network.device).remainder(model.vocabulary)[None]
-    try:
-        with torch.inference_mode():
-            whole = network(input_ids=ids, use_cache=True)
-            first = network(input_ids=ids[:, :3], use_cache=True)
-            second = network(input_ids=ids[:, 3:], past_key_values=first.past_key_values, use_cache=True)
-    except Exception as error:
-        raise ModelUnsupported(f"{name} cannot be run by this engine: {_first_line(error)}") from None
-    difference = (whole.logits[0, -1] - second.logits[0, -1]).abs().max()
-    if network.dtype == torch.float32 and not difference <= _PROBE_TOLERANCE * (1 + whole.logits.abs().max()):
-        raise ModelUnsupported(f"{name} gives other numbers when it reads a prompt in pieces, so it cannot be served")
-
-
 def _too_large(folder: ModelFolder) -> ModelTooLarge:
     size = sum((folder.path / name).stat().st_size for name in folder.files)
     return ModelTooLarge(
         f"{folder.name} ({size / 1e9:.1f} GB on disk) does not fit into this machine's memory; choose a smaller model"
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

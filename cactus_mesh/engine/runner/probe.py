@@ -1,24 +1,87 @@
-"""``python -m cactus_mesh.engine.runner.probe``: which torch starts here and what it can run on, as a line of JSON.
+"""Makes a network ready for passes over many texts, and proves that it then computes what it computed before.
 
-A process of its own, so that whoever asks need not import torch, and survives a torch that does not start.
+What would compute wrongly in silence is refused here: an architecture that looks at other tokens than its own text's.
 """
 
 from __future__ import annotations
 
-import json
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from transformers import DynamicCache
+
+from cactus_mesh.engine.runner.memory import CacheLayout, CacheShape
+from cactus_mesh.engine.runner.packing import pack
+from cactus_mesh.engine.runner.passes import Passes, Read
+from cactus_mesh.engine.scheduler import Piece
+from cactus_mesh.engine.shelves import Place, Resize
+from cactus_mesh.errors import MeshError, ModelUnsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel
+
+_LENGTHS: Final = (5, 9, 2)
+"""Texts that are read beside each other, each in two pieces."""
+_TOLERANCE: Final = 1e-2
+"""float32 differs by about 1e-5 between one way to read and another; a wrong mask or position by about 1."""
+_SHELF: Final = 16
 
 
-def devices() -> dict[str, str]:
-    """By torch's name, what each device is."""
-    found = {"cpu": f"{torch.get_num_threads()} threads"}
-    if torch.cuda.is_available():
-        found["cuda"] = ", ".join(torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count()))
-    if torch.backends.mps.is_available():
-        found["mps"] = "Apple GPU"
-    return found
+def prepare(name: str, network: PreTrainedModel) -> tuple[Passes, CacheLayout]:
+    """Raises `ModelUnsupported`.  This also makes the first request as fast as the next."""
+    vocabulary: Any = network.get_input_embeddings().weight
+    texts = [[(7 * at + length) % len(vocabulary) for at in range(length)] for length in _LENGTHS]
+    try:
+        layout = _layout(network, texts[0])
+        before = [_plain(network, text) for text in texts]
+        pack(network)
+        passes = Passes(network, layout)
+        after = _in_passes(passes, texts)
+    except MeshError as error:
+        raise ModelUnsupported(f"{name} cannot be run by this engine: {error.message}") from None
+    except Exception as error:  # whatever an unknown architecture does with an unknown cache
+        raise ModelUnsupported(f"{name} cannot be run by this engine: {first_line(error)}") from None
+    if network.dtype == torch.float32:
+        for one, other in zip(before, after, strict=True):
+            if not (one - other).abs().max() <= _TOLERANCE * (1 + one.abs().max()):
+                raise ModelUnsupported(f"{name} gives other numbers when it reads texts in pieces, so it is not served")
+    return passes, layout
 
 
-if __name__ == "__main__":
-    print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads(), "devices": devices()}))
+def _layout(network: PreTrainedModel, text: list[int]) -> CacheLayout:
+    cache = DynamicCache(config=network.config)
+    with torch.inference_mode():
+        network(input_ids=torch.tensor([text], device=network.device), past_key_values=cache, use_cache=True)
+    shapes = []
+    for layer in cache.layers:
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if not isinstance(keys, torch.Tensor) or not isinstance(values, torch.Tensor):
+            raise ModelUnsupported("it has layers that keep something else than keys and values")
+        shapes.append(CacheShape(keys.shape[1], keys.shape[3], values.shape[3]))
+    return CacheLayout(tuple(shapes), network.dtype, network.device)
+
+
+def _plain(network: PreTrainedModel, text: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        logits: torch.Tensor = network(input_ids=torch.tensor([text], device=network.device)).logits
+    return logits[0, -1].float().cpu()
+
+
+def _in_passes(passes: Passes, texts: Sequence[list[int]]) -> list[torch.Tensor]:
+    """All texts together, all but their last token first."""
+    passes.memory.change([Resize(_SHELF, len(texts))])
+    for last in (False, True):
+        pieces = []
+        for row, text in enumerate(texts):
+            start, end = (len(text) - 1, len(text)) if last else (0, len(text) - 1)
+            pieces.append(Read(Piece(row, Place(_SHELF, row), start, end, last=last), text[start:end]))
+        rows = passes.run(pieces)
+    passes.memory.change([Resize(_SHELF, 0)])
+    return [rows[row] for row in range(len(texts))]
+
+
+def first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -1,0 +1,188 @@
+"""Attention over texts of different lengths in one forward pass, behind transformers' own interface for it.
+
+A model sees one long row of tokens; each text attends to its own keys and values alone.  Masks are additive floats:
+a boolean one is right in one kernel and added as a number in another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from cactus_mesh.errors import ModelUnsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel
+
+    from cactus_mesh.engine.runner.memory import Memory
+    from cactus_mesh.engine.scheduler import Piece
+
+_names = count()
+_UNSUPPORTED = ("s_aux", "position_bias", "head_mask")
+"""What some architectures add to attention and this one does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tokens ``begin .. end`` of the pass: *rows* rows of a shelf from *row* on, with *tokens* tokens each.
+
+    Rows of one token each are at the *positions*; a single row of several begins at its position.
+    """
+
+    begin: int
+    end: int
+    shelf: int
+    row: int
+    rows: int
+    positions: tuple[int, ...]
+    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return (self.end - self.begin) // self.rows
+
+    @property
+    def length(self) -> int:
+        """Tokens that the longest of its texts has with this pass."""
+        return max(self.positions) + self.tokens
+
+
+def groups_of(pieces: Sequence[Piece]) -> list[Group]:
+    """*pieces* in order: neighbours on a shelf that read one token each are computed together."""
+    groups: list[Group] = []
+    begin = 0
+    for piece in pieces:
+        end = begin + piece.end - piece.start
+        last = groups[-1] if groups else None
+        joins = (
+            last is not None
+            and end - begin == last.tokens == 1
+            and (last.shelf, last.row + last.rows) == (piece.place.shelf, piece.place.row)
+        )
+        if last is not None and joins:
+            groups[-1] = Group(last.begin, end, last.shelf, last.row, last.rows + 1, (*last.positions, piece.start))
+        else:
+            groups.append(Group(begin, end, piece.place.shelf, piece.place.row, 1, (piece.start,)))
+        begin = end
+    return groups
+
+
+class Attention:
+    """The attention of one model, and the cache that its layers see.  `begin` each pass with its groups."""
+
+    def __init__(self, memory: Memory, device: torch.device, dtype: torch.dtype) -> None:
+        self._memory = memory
+        self._device = device
+        self._dtype = dtype
+        self._groups: list[Group] = []
+        self._targets: list[torch.Tensor] = []
+
+    def install(self, network: PreTrainedModel) -> None:
+        name = f"cactus_mesh_{next(_names)}"
+        AttentionInterface.register(name, self._forward)
+        network.set_attn_implementation(name)
+
+    def begin(self, groups: list[Group]) -> None:
+        self._groups = groups
+        self._targets = [torch.tensor(group.positions, device=self._device) for group in groups]
+
+    # --- what a layer calls ------------------------------------------------------------------------------------------
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put the pass's keys and values, each (1, heads, tokens, size), where they belong."""
+        for group, positions in zip(self._groups, self._targets, strict=True):
+            for new, kept in zip((keys, values), self._memory.layer(group.shelf, layer), strict=True):
+                rows = kept[group.row : group.row + group.rows]
+                fresh = new[0, :, group.begin : group.end]
+                if group.tokens == 1:
+                    index = positions[:, None, None, None].expand(-1, rows.shape[1], 1, rows.shape[3])
+                    rows.scatter_(2, index, fresh.transpose(0, 1)[:, :, None])
+                else:
+                    rows[0, :, group.positions[0] : group.length] = fresh
+        return keys, values
+
+    def get_seq_length(self, *_: object) -> int:
+        """Asked for by architectures that would count positions themselves; they are given instead."""
+        return 0
+
+    def _forward(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        **others: object,
+    ) -> tuple[torch.Tensor, None]:
+        """*query* is (1, heads, tokens, size); the result (1, tokens, heads, size)."""
+        if strange := [name for name in _UNSUPPORTED if others.get(name) is not None]:
+            raise ModelUnsupported(f"its attention needs {', '.join(strange)}, which this engine does not compute")
+        layer: Any = module.layer_idx
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        parts = []
+        for group in self._groups:
+            part = query[0, :, group.begin : group.end]
+            keys, values = (
+                kept[group.row : group.row + group.rows, :, : group.length]
+                for kept in self._memory.layer(group.shelf, layer)
+            )
+            mask = self._mask(group, sliding_window, query.shape[1] // keys.shape[1])
+            parts.append(_attend(_by_key_head(part, group, keys.shape[1]), keys, values, mask, scale, softcap))
+        done = [_by_token(part, group, query.shape[1]) for part, group in zip(parts, self._groups, strict=True)]
+        return (done[0] if len(done) == 1 else torch.cat(done))[None], None
+
+    def _mask(self, group: Group, window: int | None, share: int) -> torch.Tensor:
+        """(rows, 1, share x tokens, length): 0 where a token may look, minus infinity where not."""
+        if window not in group.masks:
+            starts = torch.tensor(group.positions, device=self._device)[:, None]
+            own = starts + torch.arange(group.tokens, device=self._device)
+            own = own.repeat(1, share)[:, :, None]
+            others = torch.arange(group.length, device=self._device)
+            hidden = others > own
+            if window is not None:
+                hidden |= others <= own - window
+            mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
+            group.masks[window] = mask.masked_fill_(hidden, float("-inf"))[:, None]
+        return group.masks[window]
+
+
+def _by_key_head(query: torch.Tensor, group: Group, key_heads: int) -> torch.Tensor:
+    """From (heads, rows x tokens, size) to (rows, key heads, share x tokens, size), share by share."""
+    heads, _, size = query.shape
+    split = query.view(key_heads, heads // key_heads, group.rows, group.tokens, size)
+    return split.permute(2, 0, 1, 3, 4).reshape(group.rows, key_heads, -1, size)
+
+
+def _by_token(done: torch.Tensor, group: Group, heads: int) -> torch.Tensor:
+    """Back to (rows x tokens, heads, size)."""
+    size = done.shape[-1]
+    split = done.reshape(group.rows, heads, group.tokens, size)
+    return split.transpose(1, 2).reshape(group.rows * group.tokens, heads, size)
+
+
+def _attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float,
+    softcap: float | None,
+) -> torch.Tensor:
+    if softcap is None:
+        return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
+    scores = torch.matmul(query, keys.transpose(2, 3)) * scale
+    scores = torch.tanh(scores / softcap) * softcap + mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return torch.matmul(weights, values)

@@ -1,0 +1,139 @@
+"""One model at work: what its scheduler decides is computed here, and what comes of it told as events."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cactus_mesh.engine.frames import Failed, Finished, Token
+from cactus_mesh.engine.prefixes import Prefixes
+from cactus_mesh.engine.runner.generation import Generation
+from cactus_mesh.engine.runner.passes import Read
+from cactus_mesh.engine.scheduler import Scheduler
+from cactus_mesh.engine.shelves import Shelves
+from cactus_mesh.errors import Busy, EngineFailed, MeshError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+
+    from cactus_mesh.engine.frames import Event, Start
+    from cactus_mesh.engine.runner.generation import Made
+    from cactus_mesh.engine.runner.loading import LoadedModel
+    from cactus_mesh.engine.scheduler import Piece
+    from cactus_mesh.engine.settings import EngineSettings
+
+    Row = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Lane:
+    def __init__(self, model: LoadedModel, settings: EngineSettings) -> None:
+        self.model = model
+        self._scheduler = Scheduler(
+            Shelves(model.room.tokens, model.facts.context_tokens),
+            Prefixes(model.room.blocks),
+            slots=settings.slots,
+            step_tokens=settings.chunk_tokens,
+        )
+        self._generations: dict[int, Generation] = {}
+
+    def __len__(self) -> int:
+        return len(self._scheduler)
+
+    def start(self, start: Start) -> None:
+        """Raises `Busy`, `BadParameters` or `PromptTooLong`."""
+        generation = Generation(self.model, start)
+        if not self._scheduler.admit(start.id, generation.prompt, generation.max_tokens):
+            raise Busy("all slots are taken; try again or ask another orchestrator")
+        self._generations[start.id] = generation
+
+    def drop(self, id_: int) -> None:
+        """Unknown ones are fine."""
+        self._scheduler.drop(id_)
+        self._generations.pop(id_, None)
+
+    def step(self) -> list[Event]:
+        """Compute one step and say what came of it.  Nothing when there is nothing to do."""
+        step = self._scheduler.next()
+        if step is None:
+            return []
+        began = time.perf_counter()
+        self.model.passes.memory.change(step.before)
+        rows, failures = self._compute(step.pieces)
+        done = [piece for piece in step.pieces if piece.id not in failures]
+        self._scheduler.done(done)
+        made, more = self._choose(rows)
+        failures |= more
+        self._charge(done, time.perf_counter() - began)
+        return [*self._tell_made(made), *self._tell_failed(failures)]
+
+    # --- computing ---------------------------------------------------------------------------------------------------
+
+    def _compute(self, pieces: Sequence[Piece]) -> tuple[dict[int, Row], dict[int, MeshError]]:
+        """The logits of those whose next token is due.  When all together fail, each is tried alone."""
+        reads = [Read(piece, self._generations[piece.id].tokens(piece.start, piece.end)) for piece in pieces]
+        try:
+            return self._rows(reads), {}
+        except Exception as error:
+            if len(reads) == 1:
+                return {}, {reads[0].piece.id: failure(error)}
+        rows: dict[int, Row] = {}
+        failures: dict[int, MeshError] = {}
+        for read in reads:
+            try:
+                rows |= self._rows([read])
+            except Exception as error:
+                failures[read.piece.id] = failure(error)
+        return rows, failures
+
+    def _rows(self, reads: Sequence[Read]) -> dict[int, Row]:
+        return {id_: row.double().numpy() for id_, row in self.model.passes.run(reads).items()}
+
+    def _choose(self, rows: dict[int, Row]) -> tuple[dict[int, Made], dict[int, MeshError]]:
+        made: dict[int, Made] = {}
+        failures: dict[int, MeshError] = {}
+        for id_, row in rows.items():
+            try:
+                made[id_] = self._generations[id_].take(row)
+            except Exception as error:
+                failures[id_] = failure(error)
+        return made, failures
+
+    def _charge(self, pieces: Sequence[Piece], seconds: float) -> None:
+        """Each generation pays for its share of the tokens."""
+        tokens = sum(piece.end - piece.start for piece in pieces)
+        for piece in pieces:
+            self._generations[piece.id].spend(seconds * (piece.end - piece.start) / tokens)
+
+    # --- telling -----------------------------------------------------------------------------------------------------
+
+    def _tell_made(self, made: dict[int, Made]) -> Iterator[Event]:
+        for id_, each in made.items():
+            yield Token(id_, each.token_id, each.logprob, each.text)
+            if each.finish is None:
+                self._scheduler.made(id_)
+                continue
+            generation = self._generations[id_]
+            yield Finished(id_, each.finish, len(generation.prompt), generation.compute_ms)
+            self.drop(id_)
+
+    def _tell_failed(self, failures: dict[int, MeshError]) -> Iterator[Event]:
+        for id_, error in failures.items():
+            self.model.passes.memory.clear(self._scheduler.where(id_))
+            self.drop(id_)
+            yield Failed(id_, error.code, error.message)
+
+
+def failure(error: Exception) -> MeshError:
+    """What the asker is told.  The message of a foreign error may hold pieces of a prompt, its frames do not."""
+    if isinstance(error, MeshError):
+        return error
+    print(f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}", file=sys.stderr)
+    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+    cause = "there is not enough memory for it" if memory else f"{type(error).__name__} in the model"
+    return EngineFailed(f"the engine could not go on with this task: {cause}")

@@ -1,0 +1,67 @@
+"""Weights laid out once for the processor, which makes a pass over few tokens up to twice as fast (float32 on CPUs)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_PACKED_FOR_ROWS: Final = 32
+"""The layout is right for every number of rows; measured, this one is as fast as that of each number's own."""
+_MAX_SHARED_BYTES: Final = 64 << 20
+"""An output matrix that is also the embedding is kept twice when it is packed: only a small one."""
+
+
+class Packed(torch.nn.Module):
+    """Takes the place of a linear layer and holds its weights in the processor's own layout."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _PACKED_FOR_ROWS)
+        self._bias = bias
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        done: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
+        return done
+
+
+def pack(network: PreTrainedModel) -> None:
+    """Replace the linear layers of *network* where that helps; elsewhere nothing changes."""
+    if network.dtype != torch.float32 or network.device.type != "cpu" or not _works():
+        return
+    embedding = network.get_input_embeddings().weight
+    assert isinstance(embedding, torch.Tensor)
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            weight = _weight(child)
+            if weight is None or (weight.data_ptr() == embedding.data_ptr() and embedding.nbytes > _MAX_SHARED_BYTES):
+                continue
+            setattr(module, name, Packed(weight, _bias(child)))
+
+
+def _weight(module: torch.nn.Module) -> torch.Tensor | None:
+    """Of exactly these classes, one column for each input: a subclass may compute something else."""
+    if type(module) is torch.nn.Linear:
+        return module.weight.detach()
+    if type(module) is Conv1D:
+        return module.weight.detach().t()
+    return None
+
+
+def _bias(module: torch.nn.Module) -> torch.Tensor | None:
+    bias = getattr(module, "bias", None)
+    return bias.detach() if isinstance(bias, torch.Tensor) else None
+
+
+def _works() -> bool:
+    """Whether this build of torch has these functions, which are not public, and they compute what they should."""
+    try:
+        generator = torch.Generator().manual_seed(0)
+        weight, rows = torch.randn(48, 32, generator=generator), torch.randn(1, 3, 32, generator=generator)
+        return torch.allclose(Packed(weight, None)(rows), torch.nn.functional.linear(rows, weight), atol=1e-4)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
