@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 ASKED_AT_ONCE: Final = 3
 """Peers in one round: two that agree, and one against whom they stand."""
-PATIENCE_SECONDS: Final = 3.0
+PATIENCE_SECONDS: Final = 1.5
 """For evidence, after which an undecided machine takes care of itself as a private one does."""
 SILENT_SECONDS: Final = 60.0
 """Until a peer that gave no answer is asked again."""
