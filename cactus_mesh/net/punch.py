@@ -2,7 +2,7 @@
 
 Each side's packets open its own NAT or firewall for the other's.  Both dial from the ports that they listen on, again
 and again for a few seconds; which side is the initiator of what comes of it is decided in `noise` and by TCP.  What a
-peer can make us do is bounded: `MAX_ENDPOINTS` public endpoints, one SYN at a time for each, `REQUESTS` in a row.
+peer can make us do is bounded: `MAX_CONNECTS` to `MAX_ENDPOINTS` public endpoints at each of `REQUESTS` in a row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cactus_mesh.net.sockets import connect_from, local_endpoint
 from cactus_mesh.net.swarm import DialFailed, reason_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from cactus_mesh.identity import PeerId
     from cactus_mesh.net.addresses import Address
@@ -50,24 +50,29 @@ PUNCH_SECONDS: Final = 3.0
 """Of dialling: a lost SYN is sent again after one second and, once more, after three."""
 HANDSHAKE_SECONDS: Final = 4.0
 """After that, for what has connected by then."""
-MIN_PAUSE_SECONDS: Final = 0.02
-MAX_PAUSE_SECONDS: Final = 0.06
-"""Between two SYNs, where something answers them with a reset until the other side's hole is there.  Random, so that
-two sides that miss each other do not go on missing each other."""
+PAUSE_SECONDS: Final = 0.1
+"""Between two SYNs, where something answers them with a reset until the other side's hole is there."""
+FIRST_HOPS: Final = 2
+HOLD_SECONDS: Final = 0.25
+"""For one distance, when a hole is held open by SYNs that get no further than a few routers: past our own firewalls,
+not to the other side's, whose reset would close the hole.  The first distance is mostly right, others are tried."""
 MAX_CONNECTS: Final = 60
-"""For one endpoint; only one that answers with resets is dialled more than once."""
-TRIES: Final = 3
+"""In one try, over all endpoints; only one that answers with resets is dialled more often than twice."""
+LINGER_SECONDS: Final = 0.3
+"""After the last SYN, for what the other side has just connected to us."""
+TRIES: Final = 4
 TRY_PAUSE_SECONDS: Final = 0.5
 EXCHANGE_SECONDS: Final = 5.0
 END_SECONDS: Final = 2.0
 """The other side is done at the same time as we are, give or take the way through the relay."""
 MAX_LEAD_SECONDS: Final = 1.0
 """For which we wait until our words have reached the peer, at most: half a round trip through a relay."""
-REQUESTS: Final = 6
+REQUESTS: Final = 8
 REQUESTS_PER_SECOND: Final = 1 / 30
 """Of one peer: two rounds of tries, and then one now and again."""
-TOTAL_REQUESTS: Final = 16
-TOTAL_PER_SECOND: Final = 2.0
+TOTAL_REQUESTS: Final = 32
+TOTAL_PER_SECOND: Final = 0.5
+"""Of all peers: 30 SYNs a second in the end, however many peers conspire to have us knock somewhere."""
 MAX_BUCKETS: Final = 1_024
 
 SYMMETRIC: Final = "NAT is symmetric: each destination sees another port"
@@ -292,9 +297,13 @@ class Puncher:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
             async with trio.open_nursery() as drills:
+                until = trio.current_time() + PUNCH_SECONDS
+                budget = iter(range(MAX_CONNECTS))
                 for address in wanted:
-                    drills.start_soon(self._drill, address, peer, failures)
-                drills.start_soon(trio.sleep, PUNCH_SECONDS)  # for what the other side sends
+                    drills.start_soon(self._drill, address, peer, until, budget, failures)
+                if not wanted:
+                    drills.start_soon(trio.sleep_until, until)  # the other side dials
+            await trio.sleep(LINGER_SECONDS)
             nursery.cancel_scope.cancel()
         if direct:
             return direct[0]
@@ -311,30 +320,47 @@ class Puncher:
                 return conn
             await change.wait()
 
-    async def _drill(self, address: Address, peer: PeerId, failures: dict[str, str]) -> None:
-        """Dial until something connects or time is up; why there is no connection goes into *failures*."""
-        until = trio.current_time() + PUNCH_SECONDS
-        failures[address.endpoint] = "no answer"
-        for _ in range(MAX_CONNECTS):
-            try:
-                failures[address.endpoint] = await self._dial(address, peer, until)
-            except trio.TooSlowError:
-                return  # the last answer, if there was one, says more
-            await trio.sleep(random.uniform(MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS))
+    async def _drill(
+        self, address: Address, peer: PeerId, until: float, budget: Iterator[int], failures: dict[str, str]
+    ) -> None:
+        """Dial until something connects or time is up; why there is no connection goes into *failures*.
 
-    async def _dial(self, address: Address, peer: PeerId, until: float) -> str:
-        """Once, up to the hello; why that came to nothing.  Raises TooSlowError when there is no answer."""
+        Once a reset has come, one side holds its hole open and the other one goes on knocking.
+        """
+        failures[address.endpoint] = "no answer"
+        holds = str(self._swarm.get_peer_id()) > peer
+        hops: int | None = None
+        for _ in budget:
+            next_at = trio.current_time() + (HOLD_SECONDS if hops else PAUSE_SECONDS * random.uniform(0.5, 1.5))
+            try:
+                await self._dial(address, peer, min(next_at, until) if hops else until, hops)
+                return
+            except trio.TooSlowError:
+                if hops is None:
+                    return
+                hops += 1
+            except ConnectionRefusedError as error:
+                failures[address.endpoint] = reason_for(error)
+                hops = FIRST_HOPS if holds else None
+            except OSError as error:
+                if hops is None:
+                    failures[address.endpoint] = reason_for(error)
+                else:
+                    hops += 1  # a router has said that it got no further, as it should
+            except (DialFailed, MeshError) as error:
+                failures[address.endpoint] = str(error)
+                return
+            if next_at >= until:
+                return
+            await trio.sleep_until(next_at)
+
+    async def _dial(self, address: Address, peer: PeerId, until: float, hops: int | None) -> None:
+        """Once, up to the hello.  Raises TooSlowError, OSError, `DialFailed` or a `MeshError`."""
         family = socket.AF_INET6 if address.family == "ip6" else socket.AF_INET
-        try:
-            with trio.fail_at(until):
-                sock = await connect_from(self._local(address), family, (address.host, address.port))
-            with trio.fail_after(HANDSHAKE_SECONDS):
-                await self._swarm.dial_link(open_link(sock), ID.from_string(peer))
-        except OSError as error:
-            return reason_for(error)
-        except (DialFailed, MeshError) as error:
-            return str(error)
-        return "it closed the connection"
+        with trio.fail_at(until):
+            sock = await connect_from(self._local(address), family, (address.host, address.port), hops=hops)
+        with trio.fail_after(HANDSHAKE_SECONDS):
+            await self._swarm.dial_link(open_link(sock), ID.from_string(peer))
 
 
 def open_link(sock: socket.socket) -> SocketLink:

@@ -28,6 +28,7 @@ NO_DESCRIPTORS_PAUSE_SECONDS: Final = 0.1
 _MAX_RESOLVED: Final = 4
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _IN_USE: Final = frozenset({errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)})
+_UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", errno.EAGAIN)})
 _NOT_FROM_THERE: Final = frozenset(
     {
         errno.EADDRINUSE,
@@ -152,17 +153,46 @@ def local_endpoint(host: str, listeners: Sequence[socket.socket]) -> tuple[str, 
     return None
 
 
-async def connect_from(local: tuple[str, int] | None, family: int, endpoint: tuple[object, ...]) -> socket.socket:
-    """A socket connected from *local*, or from any port.  Raises OSError; EADDRINUSE also for a socket that would be
-    connected with itself, as TCP does when a port without a listener dials itself."""
+async def connect_from(
+    local: tuple[str, int] | None, family: int, endpoint: tuple[object, ...], *, hops: int | None = None
+) -> socket.socket:
+    """A socket connected from *local*, or from any port.
+
+    With *hops*, the first packet gets past fewer routers than that, and the next ones as far as ever: it opens the
+    firewalls near us for answers and does not reach those that would close them again.
+
+    Raises OSError; EADDRINUSE also for a socket that would be connected with itself, as TCP does when a port without a
+    listener dials itself.
+    """
     with contextlib.ExitStack() as cleanup:
         sock = cleanup.enter_context(socket.socket(family, socket.SOCK_STREAM))
         if local is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a restarted node can listen there
             _share_port(sock)
             sock.bind(local)
-        await trio.socket.from_stdlib_socket(sock).connect(endpoint)
+        if hops is None:
+            await trio.socket.from_stdlib_socket(sock).connect(endpoint)
+        else:
+            await _connect_near(sock, endpoint, hops)
         if sock.getsockname() == sock.getpeername():
             raise OSError(errno.EADDRINUSE, "connected with itself")
         cleanup.pop_all()
         return sock
+
+
+async def _connect_near(sock: socket.socket, endpoint: tuple[object, ...], hops: int) -> None:
+    option = (
+        (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
+        if sock.family == socket.AF_INET6
+        else (socket.IPPROTO_IP, socket.IP_TTL)
+    )
+    usual = sock.getsockopt(*option)
+    sock.setblocking(False)
+    sock.setsockopt(*option, hops)
+    failure = sock.connect_ex(endpoint)
+    sock.setsockopt(*option, usual)
+    if failure in _UNDER_WAY:
+        await trio.lowlevel.wait_writable(sock)
+        failure = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if failure:
+        raise OSError(failure, os.strerror(failure))

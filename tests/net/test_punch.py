@@ -298,20 +298,21 @@ async def test_how_often_a_request_makes_us_dial_is_bounded(
 ) -> None:
     dialled: list[tuple[object, ...]] = []
 
-    async def count(local: object, family: int, endpoint: tuple[object, ...]) -> socket.socket:
+    async def count(local: object, family: int, endpoint: tuple[object, ...], *, hops: int | None) -> socket.socket:
         dialled.append(endpoint)
         await trio.lowlevel.checkpoint()
         raise ConnectionRefusedError
 
     monkeypatch.setattr(punch, "connect_from", count)
     monkeypatch.setattr(punch, "PUNCH_SECONDS", 0.5)
-    monkeypatch.setattr(punch, "MIN_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(punch, "MAX_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(punch, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(punch, "HOLD_SECONDS", 0.0)
     async with open_pair(sockets) as pair, opened(pair.dialler):
         request = encoded("/ip4/127.0.0.1/tcp/5001", "/ip4/127.0.0.1/tcp/5002")
         reply = await pair.dialled.conn.session.open(METHOD, request)
         assert len([item async for item in reply]) == 1
-        assert len(dialled) == 2 * punch.MAX_CONNECTS
+        assert len(dialled) == punch.MAX_CONNECTS
+        assert len(set(dialled)) == 2
 
 
 async def test_a_peer_that_never_answers_holds_nobody_up(sockets: SocketMesh, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -13,7 +14,6 @@ from cactus_mesh.net.addresses import Address, parse_address
 from cactus_mesh.net.sockets import can_share_port, connect, listen_on
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(not can_share_port(), reason="this system does not let two sockets share a port")
@@ -116,3 +116,25 @@ async def test_a_restarted_node_listens_where_its_connections_linger(
             pass
     with closing(listen_on(address)):  # the connection is in TIME_WAIT now
         pass
+
+
+async def test_a_connection_whose_first_packet_is_held_back_is_one_like_others(
+    own: socket.socket, other: socket.socket, host: str
+) -> None:
+    local = sockets.local_endpoint(host, [own])
+    near = await sockets.connect_from(local, other.family, other.getsockname(), hops=1)
+    usual = await connect(where(other, host))
+    option = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) if ":" in host else (socket.IPPROTO_IP, socket.IP_TTL)
+    with closing(near), closing(usual):
+        assert near.getsockname()[1] == own.getsockname()[1]
+        assert near.getsockopt(*option) == usual.getsockopt(*option) > 1
+        accepted, remote = other.accept()
+        accepted.close()
+        assert remote == near.getsockname()
+
+
+async def test_a_refusal_is_one_also_where_the_first_packet_is_held_back(other: socket.socket, host: str) -> None:
+    endpoint = other.getsockname()
+    other.close()
+    with pytest.raises(ConnectionRefusedError):
+        await sockets.connect_from(None, other.family, endpoint, hops=1)
