@@ -1,7 +1,8 @@
 """The relay role: circuit relay v2, HOP side (libp2p specification ``relay/circuit-v2``), with our limits.
 
 A reservation belongs to the peer at the other end of the connection, whatever a message says, and ends with that
-connection.  Bytes are carried as they come; the peers' own Noise runs through.
+connection.  Bytes are carried as they come, in turns that are fair among those who opened the circuits; the peers' own
+Noise runs through.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import logging
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
+from weakref import WeakKeyDictionary
 
 import trio
 from google.protobuf.message import DecodeError
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import (
     CONNECTION_FAILED,
     MALFORMED_MESSAGE,
@@ -32,16 +36,20 @@ from libp2p.relay.circuit_v2.utils import read_delimited_msg, write_delimited_ms
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError
 from multiaddr import Multiaddr
 
+from cactus_mesh.identity import PeerId
 from cactus_mesh.net.addresses import worth_telling
+from cactus_mesh.net.buckets import TokenBucket
 from cactus_mesh.net.conn import connection_of
-from cactus_mesh.net.connections import is_relayed, scope_of_connection
+from cactus_mesh.net.connections import is_relayed, remote, scope_of_connection
+from cactus_mesh.net.fairness import FairLine, address_range
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from libp2p.abc import INetStream
     from libp2p.network.stream.net_stream import NetStream
     from libp2p.relay.circuit_v2.pb.circuit_pb2 import Status
 
-    from cactus_mesh.identity import PeerId
     from cactus_mesh.net.conn import MeshConn
     from cactus_mesh.net.connections import Connections
     from cactus_mesh.net.host import MeshHost
@@ -52,6 +60,9 @@ RESERVATION_SECONDS: Final = 1_800
 REQUEST_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 10.0
 CHUNK_BYTES: Final = 64 * 1024
+CIRCUITS_PER_SECOND: Final = 4.0
+CIRCUITS_AT_ONCE: Final = 64
+"""That one connection may ask for: each costs the peer that is asked for a handshake."""
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +83,10 @@ class Relay:
         self._limits = limits
         self._reserved: dict[PeerId, tuple[MeshConn, float]] = {}
         self._circuits: Counter[PeerId] = Counter()
+        self._ranges: Counter[str] = Counter()
+        """Circuits by the range of addresses from which they were opened."""
+        self._asking: WeakKeyDictionary[MeshConn, TokenBucket] = WeakKeyDictionary()
+        self._line = FairLine(limits.relay_bytes_per_second)
         host.set_stream_handler(HOP_PROTOCOL, self._take_hop)
 
     def holds(self, conn: MeshConn) -> bool:
@@ -101,7 +116,8 @@ class Relay:
     async def _reserve(self, stream: INetStream, conn: MeshConn) -> None:
         self._forget_lapsed()
         peer = conn.session.peer
-        if peer not in self._reserved and len(self._reserved) >= self._limits.relay_reservations:
+        if peer not in self._reserved and not self._has_room(conn):
+            log.info("a reservation is refused", extra={"peer": peer, "held": len(self._reserved)})
             await _answer(stream, RESERVATION_REFUSED)
             return
         expires = time.time() + RESERVATION_SECONDS
@@ -112,6 +128,14 @@ class Relay:
         answer.reservation.addrs.extend(Multiaddr(address).to_bytes() for address in own)
         await write_delimited_msg(stream, answer)
         await stream.close()
+
+    def _has_room(self, conn: MeshConn) -> bool:
+        """For one more reservation, of all and of those from the same range of addresses."""
+        if len(self._reserved) >= self._limits.relay_reservations:
+            return False
+        here = _range(conn)
+        held = 0 if here is None else sum(_range(other) == here for other, _ in self._reserved.values())
+        return held < self._limits.relay_reservations_per_range
 
     def _forget_lapsed(self) -> None:
         now = time.time()
@@ -127,25 +151,43 @@ class Relay:
 
     # --- circuits ------------------------------------------------------------------------------------------------
 
+    @property
+    def usage(self) -> dict[str, int]:
+        """Reservations and circuits that it serves now."""
+        self._forget_lapsed()
+        return {"reservations": len(self._reserved), "circuits": self._circuits.total() // 2}
+
     async def _connect(self, stream: INetStream, conn: MeshConn, wanted: bytes) -> None:
         self._forget_lapsed()
         source = conn.session.peer
-        found = next((peer for peer, (held, _) in self._reserved.items() if _raw(held) == wanted), None)
-        if found is None or found == source:
+        found = PeerId(str(ID(wanted)))
+        if found == source or found not in self._reserved:
             await _answer(stream, NO_RESERVATION)
             return
-        if (
-            self._circuits.total() >= 2 * self._limits.relay_circuits
-            or max(self._circuits[source], self._circuits[found]) >= self._limits.relay_circuits_per_peer
-        ):
+        here = _range(conn)
+        if not self._may_connect(conn, found, here):
+            log.info("a circuit is refused", extra={"source": source, "target": found})
             await _answer(stream, RESOURCE_LIMIT_EXCEEDED)
             return
         self._circuits.update((source, found))
+        self._ranges.update([here] if here else [])
         try:
             await self._carry(stream, conn, self._reserved[found][0])
         finally:
             self._circuits.subtract((source, found))
             self._circuits += Counter()  # drops the zeros
+            self._ranges.subtract([here] if here else [])
+            self._ranges += Counter()
+
+    def _may_connect(self, conn: MeshConn, target: PeerId, here: str | None) -> bool:
+        limits, now = self._limits, trio.current_time()
+        bucket = self._asking.setdefault(conn, TokenBucket.full(CIRCUITS_PER_SECOND, CIRCUITS_AT_ONCE, now))
+        return (
+            bucket.take(now)
+            and self._circuits.total() < 2 * limits.relay_circuits
+            and max(self._circuits[conn.session.peer], self._circuits[target]) < limits.relay_circuits_per_peer
+            and (here is None or self._ranges[here] < limits.relay_circuits_per_range)
+        )
 
     async def _carry(self, stream: INetStream, source: MeshConn, target: MeshConn) -> None:
         onward = await self._stop(source, target)
@@ -160,8 +202,9 @@ class Relay:
             await write_delimited_msg(stream, self._status(OK))
             with trio.move_on_after(self._limits.circuit_seconds):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_pump, inward, onward, budget, nursery.cancel_scope)
-                    nursery.start_soon(_pump, onward, inward, budget, nursery.cancel_scope)
+                    turn = partial(self._line.turn, source.session.peer)
+                    nursery.start_soon(_pump, inward, onward, budget, turn, nursery.cancel_scope)
+                    nursery.start_soon(_pump, onward, inward, budget, turn, nursery.cancel_scope)
         finally:
             log.info("a circuit ends", extra=details | {"bytes": self._limits.circuit_bytes - budget.left_bytes})
             with trio.CancelScope(shield=True):
@@ -197,7 +240,17 @@ def _raw(conn: MeshConn) -> bytes:
     return conn.muxed_conn.peer_id.to_bytes()
 
 
-async def _pump(source: MeshStream, target: MeshStream, budget: _Budget, circuit: trio.CancelScope) -> None:
+def _range(conn: MeshConn) -> str | None:
+    return address_range(remote(conn).host)
+
+
+async def _pump(
+    source: MeshStream,
+    target: MeshStream,
+    budget: _Budget,
+    turn: Callable[[int], Awaitable[None]],
+    circuit: trio.CancelScope,
+) -> None:
     """Carry one direction until it ends; a reset, or the budget, ends both."""
     try:
         while True:
@@ -206,6 +259,7 @@ async def _pump(source: MeshStream, target: MeshStream, budget: _Budget, circuit
             if budget.left_bytes < 0:
                 circuit.cancel()
                 return
+            await turn(len(data))
             await target.write(data)
     except MuxedStreamEOF:
         await target.close()

@@ -46,6 +46,7 @@ class Process:
         self._child = child
         self._replies: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
         self._count = 0
+        self._one_writes = trio.Lock()
         self.pieces = 0
         """Of streamed answers, that its client's tasks have got so far."""
         self.machine = machine
@@ -78,7 +79,8 @@ class Process:
         try:
             with trio.fail_after(within):
                 line = json.dumps({"id": number, "do": order, **arguments})
-                await self._child.process.stdin.send_all(line.encode() + b"\n")
+                async with self._one_writes:
+                    await self._child.process.stdin.send_all(line.encode() + b"\n")
                 answer = await reply.receive()
         except (trio.BrokenResourceError, trio.EndOfChannel):
             raise OrderFailed("lab.ended", f"{self.name} has ended: {self.log[-2_000:]}") from None
@@ -235,11 +237,11 @@ class Lab:
             listen = f"/ip4/0.0.0.0/tcp/{PORT}"
             self.relays.append(await self.run(f"relay{number}", "bootstrap+relay", "public", "--listen", listen))
 
-    async def acquainted(self, router: Process, orchestrators: int) -> float:
-        """Wait until *router* knows so many orchestrators; how long it took."""
+    async def acquainted(self, router: Process, *models: str) -> float:
+        """Wait until *router* knows who serves *models*; how long it took."""
         began = trio.current_time()
         with trio.fail_after(FIND_SECONDS):
-            while (await router.do("status"))["orchestrators_known"] < orchestrators:  # noqa: ASYNC110 - as a user would
+            while not set(models) <= set((await router.do("status"))["models_known"]):  # noqa: ASYNC110 - as a user
                 await trio.sleep(0.1)
         return trio.current_time() - began
 

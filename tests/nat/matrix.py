@@ -106,7 +106,7 @@ async def run_pairs(pairs: Sequence[tuple[Kind, Kind]], *, routers: Sequence[Kin
             chosen = next((kind for kind in routers if kind not in pair), None) or third(*pair)
             by_router.setdefault(chosen, []).append(pair)
         for kind, its_pairs in by_router.items():
-            async with _router(lab, kind, len({orchestrator for _, orchestrator in pairs})):
+            async with _router(lab, kind, *{orchestrator for _, orchestrator in pairs}):
                 for pair in its_pairs:
                     with trio.fail_after(PAIR_SECONDS):
                         rows[pair] = await _pair(lab, *pair, kind)
@@ -132,10 +132,10 @@ async def _start(lab: Lab, pairs: Iterable[tuple[Kind, Kind]]) -> None:
 
 
 @asynccontextmanager
-async def _router(lab: Lab, kind: Kind, orchestrators: int) -> AsyncIterator[Process]:
+async def _router(lab: Lab, kind: Kind, *orchestrators: Kind) -> AsyncIterator[Process]:
     router = await lab.node(f"router-{kind}", "router", kind)
     try:
-        await lab.acquainted(router, orchestrators)
+        await lab.acquainted(router, *orchestrators)
         yield router
     finally:
         with trio.CancelScope(shield=True):
@@ -217,7 +217,7 @@ def _progress(row: Row, done: int, count: int) -> str:
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
     lines = [
-        "| client | orchestrator | router | task | expected | client to orchestrator | relayed ms, MB/s | direct ms, MB/s |",
+        "| client | orchestrator | router | task | expected | client-orchestrator | relayed ms, MB/s | direct ms, MB/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

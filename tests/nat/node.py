@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from cactus_mesh.net.network import MeshNetwork
     from cactus_mesh.ports import Call, Ledger
 
+    Status = Callable[[], dict[str, Any]]
+
 APT: Final = 100_000_000
 LISTEN: Final = f"/ip4/0.0.0.0/tcp/{PORT}"
 ECHO: Final = "lab/echo"
@@ -122,14 +124,12 @@ class Orders:
         assert answer == payload
         return trio.current_time() - began
 
-    async def ask(self, model: str, max_tokens: int = 4_096, deadline: float = 30.0) -> dict[str, Any]:
+    async def ask(self, model: str, max_tokens: int = 1_024, deadline: float = 30.0) -> dict[str, Any]:
         """A streamed task; how it went, and the longest wait between two pieces."""
         assert self._client is not None, "clients ask"
         began = last = trio.current_time()
         first, widest, text = None, 0.0, ""
-        answer = self._client.generate(
-            "go", model=model, max_tokens=max_tokens, max_price=10**9, deadline_seconds=deadline
-        )
+        answer = self._client.generate("go", model=model, max_tokens=max_tokens, deadline_seconds=deadline)
         async for piece in answer:
             now = trio.current_time()
             first = first or now - began

@@ -259,7 +259,7 @@ async def test_a_peer_that_asks_for_circuits_without_end_is_refused_and_others_a
     with trio.fail_after(PATIENCE_SECONDS):
         relay = await relay_at(sockets, 1)
         hidden = await hidden_behind(sockets, relay)
-        greedy, modest = [await sockets.join(number, "client", settings=listening()) for number in (2, 3)]
+        greedy, modest = [await sockets.join(number, "client") for number in (2, 3)]
         request = HopMessage(type=HopMessage.CONNECT)
         request.peer.id = ID.from_string(hidden.peer_id).to_bytes()
         statuses = [(await asked(greedy, relay, request)).status for _ in range(6)]
