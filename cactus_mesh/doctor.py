@@ -68,6 +68,7 @@ async def examine(home: Home, flags: Mapping[str, object], report: Report) -> li
     """
     from cactus_mesh.visit import judge_ways
 
+    _import_what_is_slow()
     config, problem = _settings(home, flags)
     running = await _running(home)
     patient = Patient(home, config, running)
@@ -102,6 +103,12 @@ async def examine(home: Home, flags: Mapping[str, object], report: Report) -> li
         nursery.start_soon(ask_the_time)
         nursery.start_soon(ways)
     return line.all()
+
+
+def _import_what_is_slow() -> None:
+    """Before anything is timed: libp2p and the ledger's client take a second, in which nothing else would run."""
+    import cactus_mesh.ledger.client
+    import cactus_mesh.net.network  # noqa: F401
 
 
 ORDER: Final = (
@@ -161,7 +168,7 @@ async def _running(home: Home) -> dict[str, Any] | None:
 def _node(patient: Patient) -> Finding:
     if patient.running is None:
         return Finding("node", "pass", "not running: this command joins for a moment to look around")
-    return Finding("node", "pass", f"running with this home, {patient.running['peers']} peers connected")
+    return Finding("node", "pass", f"running with this home; peers connected: {patient.running['peers']}")
 
 
 # --- this machine ------------------------------------------------------------------------------------------------
@@ -246,7 +253,7 @@ def _installed(name: str) -> bool:
 
 
 async def _start_torch() -> tuple[Torch | None, str]:
-    command = [sys.executable, "-m", "cactus_mesh.engine.runner.probe"]
+    command = [sys.executable, "-m", "cactus_mesh.engine.runner.devices"]
     with trio.move_on_after(TORCH_SECONDS):
         done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
         try:
@@ -269,6 +276,7 @@ async def _ledger(patient: Patient) -> Finding:
     try:
         with trio.fail_after(ANSWER_SECONDS):
             async with open_ledger(config.ledger, Address(config.contract), config.chain_id) as ledger:
+                began = trio.current_time()
                 await ledger.balance(Address("0x" + "0" * 63 + "1"))
     except MeshError as error:
         problem = error

@@ -82,6 +82,8 @@ def _reachable(found: dict[str, Any]) -> str:
             return "yes, directly: the gateway forwards a port"
         case "private":
             return f"not directly; {through}"
+        case _ if any(step["name"] == "public" and step["state"] == "works" for step in found["steps"]):
+            return "yes, directly, in this network; nobody outside of it is connected"
         case _:
             return "not known yet: nobody has tried to reach this machine from outside"
 
@@ -108,7 +110,7 @@ def _ladder(steps: list[dict[str, Any]]) -> list[str]:
         state = paint(f"{step['state']:11}", _STATES.get(step["state"], ""))
         head = f"{'' if at else 'ladder':11}{step['name']:9}{state}{step['seconds']:6.1f} s  "
         first, *others = textwrap.wrap(printable(step["detail"]), COLUMNS - DETAIL_AT) or [""]
-        lines += [head + first, *(" " * DETAIL_AT + other for other in others)]
+        lines += [(head + first).rstrip(), *(" " * DETAIL_AT + other for other in others)]
     return lines
 
 

@@ -71,7 +71,9 @@ def _judge_reading(reading: ClockReading) -> Finding:
     off = abs(reading.ahead_seconds)
     certainly = off - reading.doubt_seconds
     way = "ahead of" if reading.ahead_seconds > 0 else "behind"
-    measured = f"{off:.1f} s {way} {reading.source}" if certainly > 0 else f"as {reading.source}'s, within {off:.1f} s"
+    measured = f"{off:.1f} s {way} {reading.source}"
+    if certainly <= 0:
+        measured = f"as {reading.source}'s, within {max(off, reading.doubt_seconds):.1f} s"
     if certainly > CLOCK_FAIL_SECONDS:
         return Finding("clock", "fail", measured, _SET_CLOCK)
     if certainly > CLOCK_WARN_SECONDS:

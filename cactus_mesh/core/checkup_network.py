@@ -114,6 +114,14 @@ class View(msgspec.Struct, frozen=True):
     def step(self, name: str) -> StepView | None:
         return next((step for step in self.steps if step.name == name), None)
 
+    def works(self, name: str) -> bool:
+        step = self.step(name)
+        return step is not None and step.state == "works"
+
+    def detail(self, name: str) -> str:
+        step = self.step(name)
+        return "" if step is None else step.detail
+
 
 def judge_reachability(view: View) -> Finding:
     seen = f"; others see {', '.join(view.observed)}" if view.observed else ""
@@ -128,6 +136,8 @@ def judge_reachability(view: View) -> Finding:
             return Finding("reachable", "fail", f"by nobody: neither directly nor through a relay{seen}", _RELAY_ADVICE)
     if not view.peers:
         return _alone("reachable")
+    if view.works("public"):
+        return Finding("reachable", "pass", view.detail("public"))
     return Finding(
         "reachable",
         "warn",
@@ -159,6 +169,8 @@ def judge_nat(view: View) -> Finding:
             )
     if not view.peers:
         return _alone("nat")
+    if view.works("public"):
+        return Finding("nat", "pass", "none on the way to the peers that are connected")
     return Finding(
         "nat",
         "warn",
@@ -201,10 +213,9 @@ def judge_relay(view: View) -> Finding:
     if view.relays:
         ends = ", ".join(f"…{relay[-8:]}" for relay in view.relays)
         return Finding("relay", "pass", f"reserved at {len(view.relays)}: {ends}")
-    if view.reachability in ("public", "mapped"):
+    if view.reachability in ("public", "mapped") or view.works("public"):
         return Finding("relay", "pass", "not needed: others reach this machine directly")
-    step = view.step("relayed")
-    detail = f": {step.detail}" if step is not None and step.detail else ""
+    detail = f": {view.detail('relayed')}" if view.detail("relayed") else ""
     if not view.peers:
         return _alone("relay")
     verdict: Verdict = "fail" if view.reachability == "private" else "warn"
@@ -223,8 +234,10 @@ def _judge_step(
         return Finding(check, "warn", otherwise, "ask again when the node has been connected for a minute")
     measured = f"{step.detail} ({step.seconds:.1f} s)" if step.detail else f"{step.state} ({step.seconds:.1f} s)"
     match step.state:
-        case "works" | "not needed":
+        case "works":
             return Finding(check, "pass", measured)
+        case "not needed":
+            return Finding(check, "pass", f"not needed: {step.detail}" if step.detail else "not needed")
         case "trying":
             return Finding(check, "warn", f"under way: {measured}", "ask again in a minute")
     return Finding(check, "warn", measured, advice)
