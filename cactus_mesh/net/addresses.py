@@ -1,6 +1,6 @@
 """Multiaddrs that this network uses: what they say, how far they carry, which are worth telling and dialling.
 
-``/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEER]`` and, through a relay, ``…/p2p/RELAY/p2p-circuit[/p2p/PEER]``.
+``/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/ws|/wss][/p2p/PEER]``; through a relay ``…/p2p/RELAY/p2p-circuit[/p2p/PEER]``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from cactus_mesh.errors import AddressMalformed
 from cactus_mesh.identity import PeerId, public_key_of
@@ -18,6 +18,8 @@ from cactus_mesh.identity import PeerId, public_key_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+Transport = Literal["tcp", "ws", "wss"]
+_SUFFIX: Final[dict[Transport, str]] = {"tcp": "", "ws": "/ws", "wss": "/wss"}
 _FAMILIES: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
 _MAX_CHARACTERS: Final = 400
 _MAX_HOST_CHARACTERS: Final = 253
@@ -82,6 +84,7 @@ class Address:
     port: int
     peer: PeerId | None = None
     relay: PeerId | None = None
+    transport: Transport = "tcp"
 
     @property
     def wildcard(self) -> bool:
@@ -98,7 +101,7 @@ class Address:
 
     @property
     def endpoint(self) -> str:
-        return f"/{self.family}/{self.host}/tcp/{self.port}"
+        return f"/{self.family}/{self.host}/tcp/{self.port}{_SUFFIX[self.transport]}"
 
     def __str__(self) -> str:
         circuit = f"/p2p/{self.relay}/p2p-circuit" if self.relay else ""
@@ -112,8 +115,18 @@ def parse_address(text: str) -> Address:
     empty, *parts = text.split("/")
     if empty or len(parts) < 4 or parts[0] not in _FAMILIES or parts[2] != "tcp":
         raise AddressMalformed(f"{text!r} is not an address that can be used here; {_EXAMPLE}")
-    address = Address(parts[0], _host(parts[0], parts[1], text), _port(parts[3], text))
-    return _with_peers(address, parts[4:], text)
+    transport, rest = _transport(parts[4:])
+    address = Address(parts[0], _host(parts[0], parts[1], text), _port(parts[3], text), transport=transport)
+    return _with_peers(address, rest, text)
+
+
+def _transport(parts: Sequence[str]) -> tuple[Transport, Sequence[str]]:
+    match parts:
+        case ["ws", *rest]:
+            return "ws", rest
+        case ["wss", *rest] | ["tls", "ws", *rest]:
+            return "wss", rest
+    return "tcp", parts
 
 
 def _host(family: str, host: str, text: str) -> str:

@@ -63,6 +63,11 @@ class Link(IRawConnection):
         """Let *data*, which was read just now, be read again."""
         self._ahead = data + self._ahead
 
+    async def peek(self) -> bytes:
+        """What comes first, which the next read gives again; b"" at the end."""
+        self._ahead = await self.read_some()
+        return self._ahead
+
     def send_now(self, data: bytes | bytearray) -> int:
         """How many of *data*'s first bytes could be sent without waiting."""
         return 0

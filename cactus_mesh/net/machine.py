@@ -34,9 +34,10 @@ class Machine:
     def bound(self) -> list[Address]:
         """What the listeners listen on, with the ports that they got."""
         found = []
-        for listener in self._swarm.bound:
+        for listener, transport in zip(self._swarm.bound, self._swarm.transports, strict=False):
             host, port = listener.getsockname()[:2]
-            found.append(Address("ip6" if ":" in host else "ip4", host.split("%")[0], port))
+            family = "ip6" if ":" in host else "ip4"
+            found.append(Address(family, host.split("%")[0], port, transport=transport))
         return found
 
     def hosts(self) -> list[str]:

@@ -72,6 +72,10 @@ def _parse_listen(text: str) -> Address:
     address = parse_address(text)
     if address.family not in ("ip4", "ip6") or address.peer or address.relay:
         raise AddressMalformed(f"cannot listen on {text!r}; it should look like /ip4/0.0.0.0/tcp/4001")
+    if address.transport == "wss":
+        raise AddressMalformed(
+            f"cannot listen on {text!r}: a web server has to end TLS; listen on …/ws behind it, and announce …/wss"
+        )
     return address
 
 

@@ -28,6 +28,7 @@ from cactus_mesh.net.hello import HELLO_SECONDS
 from cactus_mesh.net.links import SocketLink
 from cactus_mesh.net.noise import MeshNoise
 from cactus_mesh.net.sockets import accept_forever, connect, listen_on
+from cactus_mesh.net.websocket import TlsLink, accept_websocket, ask_for_websocket
 from cactus_mesh.net.yamux import MeshYamux
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from libp2p.custom_types import TMuxerOptions, TProtocol, TSecurityOptions
     from libp2p.peer.id import ID
 
-    from cactus_mesh.net.addresses import Address
+    from cactus_mesh.net.addresses import Address, Transport
     from cactus_mesh.net.links import Link
 
 HANDSHAKE_SECONDS: Final = 10.0
@@ -48,6 +49,8 @@ MAX_DIALLED: Final = 1_024
 """Hosts, the newest: whoever comes from one of them may come through the hole that our dial made."""
 CLOSE_SECONDS: Final = 2.0
 NOISE: Final = "/noise"
+HTTP: Final = b"GET "
+"""How a WebSocket begins; a libp2p connection begins with another byte."""
 _REASONS: Final = {
     errno.ECONNREFUSED: "connection refused",
     errno.ECONNRESET: "connection reset",
@@ -108,6 +111,8 @@ class MeshSwarm(Swarm):
         super().__init__(peer, peerstore, upgrader, [])
         self.notifees.clear()  # its own one keeps tags that nobody reads
         self.bound: list[socket.socket] = []
+        self.transports: list[Transport] = []
+        """What each of the listeners is told of as; all of them take TCP and WebSocket."""
         self.dialled: OrderedDict[str, None] = OrderedDict()
         self._nursery: trio.Nursery
         self._max_pending = max_pending
@@ -120,6 +125,7 @@ class MeshSwarm(Swarm):
         try:
             for address in addresses:
                 self.bound.append(listen_on(address))
+                self.transports.append(address.transport)
             async with open_service_nursery() as nursery:
                 self._nursery = nursery
                 for listener in self.bound:
@@ -152,6 +158,7 @@ class MeshSwarm(Swarm):
             while len(self._pending) > self._max_pending:
                 self._pending.popitem(last=False)[0].cancel()
             try:
+                link = await _unwrapped(link)
                 muxed = await self._upgrade(link, None)
                 conn = self._conn(muxed, link, inbound=True)
                 await self._live(conn, lambda: self._pending.pop(pending, None))
@@ -168,22 +175,14 @@ class MeshSwarm(Swarm):
         self.dialled.move_to_end(address.host)
         if len(self.dialled) > MAX_DIALLED:
             self.dialled.popitem(last=False)
-        try:
-            link = SocketLink(await connect(address, self.bound), initiator=True)
-        except OSError as error:
-            raise DialFailed(reason_for(error)) from error
-        return await self.dial_link(link, peer)
+        return await self.dial_link(await _linked(address, self.bound), peer)
 
     async def probe(self, address: Address, peer: ID) -> None:
         """See that *peer* answers at *address*, on a new connection from any port, and let go of it.
 
         Raises `DialFailed`.
         """
-        try:
-            link = SocketLink(await connect(address), initiator=True)
-        except OSError as error:
-            raise DialFailed(reason_for(error)) from error
-        muxed = await self._upgrade(link, peer)
+        muxed = await self._upgrade(await _linked(address, ()), peer)
         await muxed.close()
 
     async def dial_link(self, link: Link, peer: ID) -> MeshConn:
@@ -281,6 +280,37 @@ class MeshSwarm(Swarm):
         pass
 
 
+async def _unwrapped(link: Link) -> Link:
+    """What Noise is put on: every listener takes WebSocket too.  Else closes *link* and raises `DialFailed`."""
+    if not isinstance(link, SocketLink):
+        return link
+    try:
+        with trio.fail_after(HANDSHAKE_SECONDS):
+            return await accept_websocket(link) if (await link.peek()).startswith(HTTP) else link
+    except BaseException as error:
+        with trio.CancelScope(shield=True):
+            await link.close()
+        if not isinstance(error, OSError | trio.TooSlowError):
+            raise
+        raise DialFailed(reason_for(error)) from error
+
+
+async def _linked(address: Address, listeners: Sequence[socket.socket]) -> Link:
+    """Raises `DialFailed`."""
+    link: Link | None = None
+    try:
+        sock = await connect(address, listeners)
+        link = TlsLink(sock, address.host) if address.transport == "wss" else SocketLink(sock, initiator=True)
+        return link if address.transport == "tcp" else await ask_for_websocket(link, address.host, address.port)
+    except BaseException as error:
+        if link is not None:
+            with trio.CancelScope(shield=True):
+                await link.close()
+        if not isinstance(error, OSError):
+            raise
+        raise DialFailed(reason_for(error)) from error
+
+
 def reason_for(error: BaseException) -> str:
     """Why a connection did not come about, for people."""
     if isinstance(error, trio.TooSlowError):
@@ -293,6 +323,8 @@ def reason_for(error: BaseException) -> str:
             return _REASONS.get(cause.errno) or (cause.strerror or str(cause)).lower()
     if any(isinstance(cause, PeerIDMismatchesPubkey) or "mismatch" in str(cause).lower() for cause in causes):
         return "another peer answers there"
+    if isinstance(error, OSError) and str(error):
+        return str(error)
     if isinstance(error, SecurityUpgradeFailure):
         return "it does not speak Noise, or broke off the handshake"
     return f"the handshake failed ({type(causes[-1]).__name__})"

@@ -141,13 +141,13 @@ class TlsLink(Link):
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ConnectionResetError(_tls_problem(error)) from error
+            raise ConnectionResetError(_tls_problem(error)) from None
 
     async def _receive(self) -> bytes:
         try:
             return bytes(await self._stream.receive_some(READ_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ConnectionResetError(_tls_problem(error)) from error
+            raise ConnectionResetError(_tls_problem(error)) from None
 
     async def close(self) -> None:
         await trio.aclose_forcefully(self._stream)

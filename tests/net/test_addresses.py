@@ -46,7 +46,7 @@ def test_an_address_comes_back_as_it_was_written(text: str) -> None:
         "/ip4/203.0.113.7/tcp/-1",
         "/ip4/203.0.113.7/tcp/४",
         "/ip4/203.0.113.7/udp/4001/quic-v1",
-        "/ip4/203.0.113.7/tcp/4001/ws",
+        "/ip4/203.0.113.7/tcp/4001/ws/ws",
         "/ip4/203.0.113.7/tcp/4001/p2p/QmNotAKey",
         "/ip6/203.0.113.7/tcp/1",
         "/dns4//tcp/1",

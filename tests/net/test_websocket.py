@@ -11,11 +11,16 @@ import trio
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, Ping, Pong, Request, TextMessage
 
+from cactus_mesh.errors import AddressMalformed, PeerUnreachable
+from cactus_mesh.net import NetworkSettings, open_network
 from cactus_mesh.net.links import Link, SocketLink
 from cactus_mesh.net.websocket import WebSocketLink, accept_websocket, ask_for_websocket
+from tests.net.peers import PATIENCE_SECONDS, hello, identity, open_socket_mesh
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from cactus_mesh.ports import Call
 
 
 @asynccontextmanager
@@ -137,3 +142,47 @@ async def test_a_handshake_for_another_key_is_refused():
         await accepted.write(server.send(AcceptConnection()))
         with pytest.raises(OSError, match="WebSocket"):
             await ask_for_websocket(dialled, "127.0.0.1", 80)
+
+
+async def test_two_peers_meet_by_websocket_and_tell_of_it():
+    websocket = NetworkSettings(listen=("/ip4/127.0.0.1/tcp/0/ws",))
+    async with open_socket_mesh() as mesh:
+        with trio.fail_after(PATIENCE_SECONDS):
+            first = await mesh.join(1, settings=websocket)
+            (address,) = first.addresses()
+            assert "/ws/p2p/" in address
+            second = await mesh.join(2, settings=NetworkSettings(listen=(), bootstrap=(address,)))
+            first.serve("echo", _echo, at_once=1)
+            assert await second.ask(first.peer_id, "echo", b"bytes" * 10_000) == b"bytes" * 10_000
+            (met,) = second.peers()
+            assert "/ws/p2p/" in met.address
+
+
+async def test_every_listener_takes_websockets():
+    async with open_socket_mesh() as mesh:
+        with trio.fail_after(PATIENCE_SECONDS):
+            first = await mesh.join(1)
+            (address,) = first.addresses()
+            second = await mesh.join(2, settings=NetworkSettings(listen=()))
+            met = await second.connect(first.peer_id, [address.replace("/p2p/", "/ws/p2p/")])
+            assert met.peer == first.peer_id
+
+
+async def test_what_fails_at_a_web_address_is_named():
+    async with open_socket_mesh() as mesh:
+        with trio.fail_after(PATIENCE_SECONDS):
+            first = await mesh.join(1)
+            (address,) = first.addresses()
+            second = await mesh.join(2, settings=NetworkSettings(listen=()))
+            with pytest.raises(PeerUnreachable, match="TLS"):
+                await second.connect(first.peer_id, [address.replace("/p2p/", "/wss/p2p/")])
+
+
+async def test_nobody_listens_with_tls():
+    with pytest.raises(AddressMalformed, match="web server"):
+        async with open_network(identity(1), NetworkSettings(listen=("/ip4/127.0.0.1/tcp/0/wss",)), hello()):
+            pass
+
+
+async def _echo(call: Call) -> None:
+    await call.send(call.payload)
