@@ -42,6 +42,7 @@ MAX_MESSAGE_BYTES: Final = 1 << 20
 """One signed message.  The largest is a receipt of `MAX_TOKENS` tokens (9 bytes each) that carries its delegates'."""
 MAX_PROMPT_CHARACTERS: Final = 200_000
 MAX_TOKENS: Final = 16_384
+MAX_CONSTRAINT_CHARACTERS: Final = 20_000
 MAX_CHAIN: Final = 3
 """Delegations in one task.  Each adds a hop of latency and a share of the price; nobody needs more."""
 MAX_CLOCK_SKEW_MS: Final = 30_000
@@ -132,6 +133,13 @@ class Advert(Body, frozen=True):
     engine: _Label
 
 
+class Constraint(_Struct, frozen=True):
+    """What the whole text must be like: a regular expression, or a JSON schema as JSON."""
+
+    kind: Literal["json_schema", "regex"]
+    text: Annotated[str, Meta(min_length=1, max_length=MAX_CONSTRAINT_CHARACTERS)]
+
+
 class Sampling(_Struct, frozen=True):
     """How tokens are chosen.  Thousandths, so that no float is ever signed; temperature 0 is greedy."""
 
@@ -140,6 +148,11 @@ class Sampling(_Struct, frozen=True):
     top_p_milli: Annotated[int, Meta(ge=1, le=1_000)] = 1_000
     top_k: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     stop: Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=8)] = []
+    min_p_milli: Annotated[int, Meta(ge=0, le=1_000)] = 0
+    repetition_milli: Annotated[int, Meta(ge=100, le=10_000)] = 1_000
+    frequency_milli: Annotated[int, Meta(ge=-2_000, le=2_000)] = 0
+    presence_milli: Annotated[int, Meta(ge=-2_000, le=2_000)] = 0
+    constraint: Constraint | None = None
 
 
 class Generate(_Struct, frozen=True, tag_field="kind", tag="generate"):

@@ -8,10 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from cactus_mesh.errors import BadParameters, PromptTooLong
-from cactus_mesh.messages import MAX_PROMPT_CHARACTERS, MAX_TOKENS, Chat, ChatMessage, Sampling
+from cactus_mesh.messages import (
+    MAX_CONSTRAINT_CHARACTERS,
+    MAX_PROMPT_CHARACTERS,
+    MAX_TOKENS,
+    Chat,
+    ChatMessage,
+    Sampling,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from cactus_mesh.messages import Constraint
 
 _ROLES: Final[dict[str, Literal["assistant", "system", "user"]]] = {
     "system": "system",
@@ -20,7 +29,19 @@ _ROLES: Final[dict[str, Literal["assistant", "system", "user"]]] = {
 }
 
 
-def sampling_of(max_tokens: int, temperature: float, top_p: float, top_k: int, stop: Sequence[str]) -> Sampling:
+def sampling_of(
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    stop: Sequence[str],
+    *,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    frequency_penalty: float = 0.0,
+    presence_penalty: float = 0.0,
+    constraint: Constraint | None = None,
+) -> Sampling:
     """Raises `BadParameters` with the rule that is broken."""
     in_bounds = {
         f"max_tokens must be 1 to {MAX_TOKENS}": 1 <= max_tokens <= MAX_TOKENS,
@@ -29,6 +50,12 @@ def sampling_of(max_tokens: int, temperature: float, top_p: float, top_k: int, s
         "top_k must be 0 (off) or more": 0 <= top_k <= 1_000_000,
         "stop takes at most 8 strings of 1 to 200 characters": len(stop) <= 8
         and all(1 <= len(each) <= 200 for each in stop),
+        "min_p must be 0 to 1": 0 <= min_p <= 1,
+        "repetition_penalty must be 0.1 to 10": 0.1 <= repetition_penalty <= 10,
+        "frequency_penalty must be -2 to 2": -2 <= frequency_penalty <= 2,
+        "presence_penalty must be -2 to 2": -2 <= presence_penalty <= 2,
+        f"a constraint has 1 to {MAX_CONSTRAINT_CHARACTERS:,} characters": constraint is None
+        or 1 <= len(constraint.text) <= MAX_CONSTRAINT_CHARACTERS,
     }
     for rule, holds in in_bounds.items():
         if not holds:
@@ -39,6 +66,11 @@ def sampling_of(max_tokens: int, temperature: float, top_p: float, top_k: int, s
         top_p_milli=max(1, round(top_p * 1_000)),
         top_k=top_k,
         stop=list(stop),
+        min_p_milli=round(min_p * 1_000),
+        repetition_milli=round(repetition_penalty * 1_000),
+        frequency_milli=round(frequency_penalty * 1_000),
+        presence_milli=round(presence_penalty * 1_000),
+        constraint=constraint,
     )
 
 

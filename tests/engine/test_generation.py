@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from cactus_mesh.engine.sampling import choose
+from cactus_mesh.engine.sampling import Before, choose
 from cactus_mesh.errors import BadParameters
 from cactus_mesh.messages import Chat, ChatMessage, Generate, Sampling
 from tests.engine.conftest import CHUNK_TOKENS
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 SHORT = "One day the fox"
 LONG = "The old heron went to the harbour, and nobody knew the way. " * 6
 ARCHITECTURES = ["gemma", "gemma2", "gemma3", "gpt2", "llama", "mistral", "qwen2", "qwen3"]
-SAMPLED = Sampling(max_tokens=24, temperature_milli=900, top_p_milli=950, top_k=200)
+SAMPLED = Sampling(
+    max_tokens=24,
+    temperature_milli=900,
+    top_p_milli=950,
+    top_k=200,
+    min_p_milli=1,
+    repetition_milli=1_100,
+    frequency_milli=200,
+    presence_milli=300,
+)
 
 
 def index(real: EngineThread, name: str) -> int:
@@ -46,7 +55,7 @@ def test_one_prefill_replays_every_sampled_choice(real: EngineThread, small_mode
     made = real.run(lambda engine: make(engine, Generate(LONG), SAMPLED, index(real, name)))
     prompt = small_models.tokenizer(name)(LONG)["input_ids"]
     rows = small_models.logits(name, prompt + made.token_ids)[len(prompt) - 1 : -1]
-    replayed = [choose(row.numpy(), SAMPLED, SEED, len(prompt) + at) for at, row in enumerate(rows)]
+    replayed = [choose(row.numpy(), SAMPLED, SEED, Before(prompt, made.token_ids[:at])) for at, row in enumerate(rows)]
     assert made.token_ids == [token for token, _ in replayed]
     assert made.logprobs == pytest.approx([logprob for _, logprob in replayed], abs=1e-4)
 
@@ -92,7 +101,7 @@ def test_continuing_from_prompt_and_tokens_so_far_makes_the_same_rest(
     made = real.run(lambda engine: make(engine, Generate(SHORT), SAMPLED, index(real, "llama")))
     prompt = small_models.tokenizer("llama")(SHORT)["input_ids"]
     row = small_models.logits("llama", prompt + made.token_ids[:10])[-1]
-    assert choose(row.numpy(), SAMPLED, SEED, len(prompt) + 10)[0] == made.token_ids[10]
+    assert choose(row.numpy(), SAMPLED, SEED, Before(prompt, made.token_ids[:10]))[0] == made.token_ids[10]
 
 
 def test_the_texts_are_the_tokens_text_and_never_half_a_character(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from cactus_mesh.engine.requests import check_length
-from cactus_mesh.engine.sampling import choose
+from cactus_mesh.engine.sampling import Before, choose
 from cactus_mesh.engine.text import OutputText
 from cactus_mesh.errors import BadParameters
 from cactus_mesh.messages import Generate
@@ -43,7 +43,7 @@ class Generation:
         self._seed = start.seed
         self.prompt = prompt_ids(model, start.work)
         check_length(model.facts.model(), len(self.prompt), start.sampling.max_tokens)
-        self._ids = list(self.prompt)
+        self._output: list[int] = []
         self._text = OutputText(self._decode_text, start.sampling.stop)
         self._seconds = 0.0
 
@@ -60,12 +60,14 @@ class Generation:
         self._seconds += seconds
 
     def tokens(self, start: int, end: int) -> Sequence[int]:
-        return self._ids[start:end]
+        if start >= len(self.prompt):
+            return self._output[start - len(self.prompt) : end - len(self.prompt)]
+        return [*self.prompt, *self._output][start:end]
 
     def take(self, logits: np.ndarray[Any, np.dtype[np.float64]]) -> Made:
         """Choose the next token from the logits after all tokens so far.  Raises `EngineFailed`."""
-        token, logprob = choose(logits, self._sampling, self._seed, len(self._ids))
-        self._ids.append(token)
+        token, logprob = choose(logits, self._sampling, self._seed, Before(self.prompt, self._output))
+        self._output.append(token)
         return self._decide(token, logprob)
 
     def _decide(self, token: int, logprob: float) -> Made:
@@ -76,7 +78,7 @@ class Generation:
             finish = "stop"
         else:
             text, stopped = self._text.push(token)
-            if len(self._ids) - len(self.prompt) == self._sampling.max_tokens:
+            if len(self._output) == self._sampling.max_tokens:
                 finish = "length"
         if finish is not None and not stopped:
             rest, stopped = self._text.finish()
