@@ -50,6 +50,10 @@ class Machine:
             self._read_at = now
         return self._hosts
 
+    def own(self) -> set[str]:
+        """All IP addresses at which somebody sees us when nothing stands between."""
+        return {"127.0.0.1", "::1", *self.hosts(), *(each.host for each in self.bound() if not each.wildcard)}
+
     async def watch(self, moved: Callable[[str], None]) -> NoReturn:
         """For ever: call *moved*, with the reason, when old addresses and connections may be of no use any more."""
         before = set(self.hosts())

@@ -104,7 +104,7 @@ class Reachability:
             return View(
                 self.nat.kind, tuple(str(each) for each, verdict in judged if verdict.state == "open"), open=True
             )
-        own = [each for each in self._candidates() if each.host in self._machine.hosts()]
+        own = [each for each in self._candidates() if each.host in self._machine.own()]
         seen = [self.nat.mapped] if self.nat.mapped is not None else own
         return View(self.nat.kind, tuple(map(str, seen)))
 
@@ -168,7 +168,7 @@ class Reachability:
         if scope > self._scope:
             self._scope, self._since = scope, trio.current_time()
         ports = {address.port for address in self._machine.bound()}
-        self.nat = nat_of(self._observations(), self._machine.hosts(), ports)
+        self.nat = nat_of(self._observations(), self._machine.own(), ports)
         for conn in self._witnesses():
             if self._came_unasked(conn):
                 seen = _observed(conn)
@@ -222,10 +222,10 @@ class Reachability:
             while True:
                 change = self._connections.next_change()
                 self._look()
-                self._report()
                 for conn, endpoints in self._questions():
                     self._asking.add(remote(conn).host)
                     nursery.start_soon(self._ask, conn, endpoints)
+                self._report()
                 with trio.move_on_at(self._next_look()):
                     await change.wait()
 
@@ -344,6 +344,8 @@ class Reachability:
             return "works", verdict.why + beyond
         if verdict.state == "closed":
             return "failed", verdict.why
+        if self._asking:
+            return "trying", f"asking {len(self._asking)} peer{'s' * (len(self._asking) > 1)} to dial back"
         return "trying", "no peer that could dial back is connected yet"
 
     def _by_gateway(self, verdict: Verdict, endpoint: Endpoint | None) -> tuple[StepState, str]:
