@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Figures by key, and how many interleaved runs they are the medians of."""
+    """Figures by key, how many interleaved runs they are the medians of, and the rows that they count, if any."""
 
     figures: dict[str, float]
     runs: int
+    rows: Sequence[Mapping[str, object]] = ()
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -57,7 +58,8 @@ def machine() -> dict[str, str | int]:
 
 def as_json(name: str, measurement: Measurement) -> str:
     figures = {key: round(value, 4) for key, value in measurement.figures.items()}
-    return json.dumps({"benchmark": name, "figures": figures, "runs": measurement.runs, "machine": machine()})
+    rows = {"rows": list(measurement.rows)} if measurement.rows else {}
+    return json.dumps({"benchmark": name, "figures": figures, "runs": measurement.runs, "machine": machine(), **rows})
 
 
 def as_table(name: str, measurement: Measurement, targets: Sequence[Target]) -> str:

@@ -52,6 +52,8 @@ class Process:
         self.machine = machine
         self.home = home
         self.facts: dict[str, Any] = {}
+        self.module = ""
+        self.arguments: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -116,6 +118,10 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             self._child.process.send_signal(signal.SIGCONT)
 
+    async def peers(self) -> dict[str, dict[str, Any]]:
+        """Whom it is connected to, by peer id."""
+        return {peer["peer"]: peer for peer in (await self.do("status"))["peers"]}
+
     # --- what it costs ---------------------------------------------------------------------------------------------
 
     def cpu_seconds(self) -> float:
@@ -165,6 +171,7 @@ class Lab:
                 start_new_session=True,
             )
         started = Process(Child(name, process, log), machine, home)
+        started.module, started.arguments = module, arguments
         self.processes[name] = started
         await self._nursery.start(started.start)
         return started
@@ -184,6 +191,17 @@ class Lab:
         return await self.spawn(
             name, machine, role, json.dumps(everything), json.dumps(engine or {}), module="tests.nat.node"
         )
+
+    async def crowd(self, name: str, place: Machine | Kind, count: int) -> Process:
+        """A process with *count* clients, enrolled, that can be told to join."""
+        machine = self.machine(name, place)
+        for number in range(count):
+            await self.enrol(f"{name}/{number}", "client")
+        return await self.spawn(name, machine, "crowd", json.dumps(self.settings), "{}", module="tests.nat.node")
+
+    async def restart(self, process: Process) -> Process:
+        """Start the same program again, with the same key, after it was killed."""
+        return await self.spawn(process.name, process.machine, *process.arguments, module=process.module)
 
     async def run(self, name: str, roles: str, place: Machine | Kind, *arguments: str) -> Process:
         """Start ``cactus-mesh run``, as a user would.  *roles* joined by +."""

@@ -217,7 +217,7 @@ def _progress(row: Row, done: int, count: int) -> str:
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
     lines = [
-        "| client | orchestrator | router | task | expected | client-orchestrator | relayed ms, MB/s | direct ms, MB/s |",
+        "| client | orchestrator | router | task | expected | the two became | relayed ms, MB/s | direct ms, MB/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -1,7 +1,7 @@
 """``python -m tests.nat.node --home HOME ROLE SETTINGS ENGINE``: a node with a fake engine that takes orders.
 
 One line of JSON each on its standard input, with whose end it ends; the answers go to its standard output.  ROLE is
-client, router, orchestrator, relay or bootstrap; or purse, who enrols others at the ledger.
+client, router, orchestrator, relay or bootstrap; purse, who enrols others at the ledger; or crowd, many clients.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ BULK_BYTES: Final = 1 << 18
 BULKS: Final = 12
 BULKS_AT_ONCE: Final = 4
 POLL_SECONDS: Final = 0.02
+MEASURE_SECONDS: Final = 30.0
 ORDERS_AT_ONCE: Final = 64
 
 
@@ -86,11 +87,12 @@ class Orders:
                 await trio.sleep(POLL_SECONDS)
             found["direct_seconds"] = trio.current_time() - began
 
-        async with trio.open_nursery() as nursery:
-            nursery.cancel_scope.deadline = began + patience
-            nursery.start_soon(watch)
-            if path["relayed"]:
-                found["relayed"] = await self.measure(peer, relayed=True)
+        with trio.CancelScope(deadline=began + patience):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch)
+                if path["relayed"]:
+                    with trio.CancelScope(shield=True), trio.fail_after(MEASURE_SECONDS):
+                        found["relayed"] = await self.measure(peer, relayed=True)
         if found["direct_seconds"] is not None:
             found["direct"] = await self.measure(peer, relayed=False)
         return found
@@ -171,19 +173,59 @@ class Purse:
         return {"peer_id": identity.peer_id}
 
 
+class Crowd:
+    """Many clients in one process, each a peer of its own with a home in *home*."""
+
+    def __init__(self, home: Path, settings: dict[str, Any]) -> None:
+        self._home = home
+        self._settings = settings
+
+    async def join(self, model: str, first: int, count: int, within: float) -> list[float | str]:
+        """All at once: join, find a router, have a task done, leave; the seconds of each, or how it failed."""
+        found: list[float | str] = []
+
+        async def one(name: str) -> None:
+            began = trio.current_time()
+            try:
+                found.append(await self._one(name, model, within) - began)
+            except MeshError as error:
+                found.append(error.code)
+            except trio.TooSlowError:
+                found.append("lab.late")
+
+        async with trio.open_nursery() as nursery:
+            for number in range(first, first + count):
+                nursery.start_soon(one, f"{number}")
+        return found
+
+    async def _one(self, name: str, model: str, within: float) -> float:
+        """When it had its answer's first piece."""
+        home = Home(self._home / name, self._home / name)
+        with trio.fail_after(within):
+            async with open_client(home=home, config=load_config(home, self._settings, environment={})) as client:
+                answer = client.generate("go", model=model, deadline_seconds=within)
+                await anext(aiter(answer))
+                at = trio.current_time()
+                await answer.wait()
+                return at
+
+
+Obedient = Orders | Purse | Crowd
+
+
 async def _echo(call: Call) -> None:
     await call.send(call.payload)
 
 
 @asynccontextmanager
-async def open_role(
-    role: str, home: Home, settings: dict[str, Any], engine: dict[str, Any]
-) -> AsyncIterator[Orders | Purse]:
+async def open_role(role: str, home: Home, settings: dict[str, Any], engine: dict[str, Any]) -> AsyncIterator[Obedient]:
     if role == "purse":
         admin = settings.pop("admin")
         config = load_config(home, settings, environment={})
         async with open_ledger(config.ledger, Address(config.contract), config.chain_id) as ledger:
             yield Purse(ledger, config.ledger, admin)
+    elif role == "crowd":
+        yield Crowd(home.state, settings)
     elif role == "client":
         config = load_config(home, settings, environment={})
         async with open_client(home=home, config=config) as client:
@@ -203,7 +245,7 @@ def _engine(*, model: str = "fake", text: str = FAKE_TEXT, **others: Any) -> Fak
     return FakeEngine(text, model=shape, **others)
 
 
-async def _obey(orders: Orders | Purse, line: bytes, limiter: trio.CapacityLimiter) -> None:
+async def _obey(orders: Obedient, line: bytes, limiter: trio.CapacityLimiter) -> None:
     wanted = json.loads(line)
     number, name = wanted.pop("id"), wanted.pop("do")
     try:
@@ -229,8 +271,8 @@ async def serve(role: str, home: Home, settings: dict[str, Any], engine: dict[st
     limiter = trio.CapacityLimiter(ORDERS_AT_ONCE)
     try:
         async with open_role(role, home, settings, engine) as orders, trio.open_nursery() as nursery:
-            peer = "" if isinstance(orders, Purse) else identity_at(home).peer_id
-            known = {} if isinstance(orders, Purse) else await orders.status()
+            peer = identity_at(home).peer_id if isinstance(orders, Orders) else ""
+            known = await orders.status() if isinstance(orders, Orders) else {}
             print(json.dumps({"event": "ready", **known, "peer_id": peer}), flush=True)
             async with contextlib.aclosing(_lines()) as lines:
                 async for line in lines:

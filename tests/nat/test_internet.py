@@ -62,7 +62,7 @@ def serving(*machines: Machine) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_rewrites_ports_and_treats_strangers_as_its_name_says(internet: Internet, kind: Kind):
+def test_each_kind_rewrites_ports_and_treats_strangers_as_its_name_says(internet: Internet, kind: Kind) -> None:
     servers = [internet.machine(name, "public") for name in ("one", "two")]
     machine = internet.machine("inside", kind)
     outside = machine.address if kind in WITHOUT_NAT else machine.site.wan
@@ -81,7 +81,7 @@ def test_each_kind_rewrites_ports_and_treats_strangers_as_its_name_says(internet
     assert stranger.split()[0] == expected.get(kind, "TimeoutError")
 
 
-def test_a_cut_line_is_silent_and_a_restored_one_carries_again(internet: Internet):
+def test_a_cut_line_is_silent_and_a_restored_one_carries_again(internet: Internet) -> None:
     server, machine = internet.machine("one", "public"), internet.machine("inside", "preserving")
     with serving(server):
         assert seen(machine, server.address).startswith("11.")
@@ -91,7 +91,7 @@ def test_a_cut_line_is_silent_and_a_restored_one_carries_again(internet: Interne
         assert seen(machine, server.address).startswith("11.")
 
 
-def test_a_machine_that_moves_is_seen_at_its_new_place(internet: Internet):
+def test_a_machine_that_moves_is_seen_at_its_new_place(internet: Internet) -> None:
     server, machine = internet.machine("one", "public"), internet.machine("inside", "preserving")
     with serving(server):
         first = seen(machine, server.address).split()[0]
@@ -99,7 +99,7 @@ def test_a_machine_that_moves_is_seen_at_its_new_place(internet: Internet):
         assert seen(machine, server.address).split()[0] == machine.site.wan != first
 
 
-def test_dialling_the_private_address_of_another_network_is_counted(internet: Internet):
+def test_dialling_the_private_address_of_another_network_is_counted(internet: Internet) -> None:
     for strays, machine in enumerate([internet.machine("outside", "public"), internet.machine("inside", "double")]):
         assert (internet.strays() > 0) == bool(strays)
         seen(machine, "192.168.77.2")
