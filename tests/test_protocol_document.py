@@ -13,7 +13,7 @@ import pytest
 from cactus_mesh import directory, dispatch, messages, router
 from cactus_mesh.core import adverts, requests, routing, serving, settlement, verification
 from cactus_mesh.messages import TYPES
-from cactus_mesh.net import frames
+from cactus_mesh.net import dialback, discovery, frames, relayed
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^###? (.+?)\n(.*?)(?=^###? |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
@@ -34,6 +34,8 @@ NAMED_OTHERWISE = {
     "progress": messages.Progress,
     "chunk": messages.Chunk,
     "done": messages.Done,
+    "catalogue": messages.Catalogue,
+    "listed": messages.Listed,
 }
 STRUCTS = {**TYPES, **NAMED_OTHERWISE}
 BCS = {
@@ -119,8 +121,15 @@ def words(number):
         ("Discovery", directory.role_key("router")),
         ("Methods", f"`{router.SUBMIT_METHOD}`"),
         ("Methods", f"`{router.CANCEL_METHOD}`"),
+        ("Methods", f"`{router.MODELS_METHOD}`"),
         ("Methods", f"`{dispatch.RUN_METHOD}`"),
         ("Methods", f"`{directory.ADVERT_METHOD}`"),
+        ("Methods", f"`{dialback.METHOD}`"),
+        ("Methods", f"1–{dialback.MAX_ENDPOINTS} endpoints"),
+        ("Methods", f"within {dialback.DIAL_SECONDS:.0f} s"),
+        ("Methods", f"{dialback.BURST} times at once and then every {1 / dialback.PER_SECOND:.0f} s"),
+        ("Discovery", f"`{discovery.PEER_KEY}<peer id>`"),
+        ("Discovery", f"`{relayed.RELAY_KEY}`"),
         ("consent", settlement.CONSENT_DOMAIN.decode()),
         ("claim", settlement.CLAIM_DOMAIN.decode()),
         ("operator consent", settlement.OPERATOR_DOMAIN.decode()),
