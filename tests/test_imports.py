@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "cactus_mesh"
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
-TENSORS = {"torch", "transformers", "tokenizers", "safetensors"}
+TENSORS = {"torch", "transformers", "tokenizers", "safetensors", "llguidance"}
 HOME_OF = {
     "libp2p": ("net/",),
     "multiaddr": ("net/",),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +11,7 @@ import trio
 
 from cactus_mesh.engine.sampling import Before, choose
 from cactus_mesh.errors import BadParameters
-from cactus_mesh.messages import Chat, ChatMessage, Generate, Sampling
+from cactus_mesh.messages import Chat, ChatMessage, Constraint, Generate, Sampling
 from tests.engine.conftest import CHUNK_TOKENS
 from tests.engine.test_port import SEED, Made, make
 
@@ -199,3 +201,40 @@ def test_the_selftest_model_tells_the_truth_about_the_mesh_and_ends(
     assert made.finish.finish == "stop"
     plain = real.run(lambda engine: make(engine, Generate(question)))
     assert plain.finish.finish == "stop"
+
+
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {"answer": {"enum": ["yes", "no"]}, "count": {"type": "integer", "minimum": 1, "maximum": 99}},
+        "required": ["answer", "count"],
+        "additionalProperties": False,
+    }
+)
+
+
+@pytest.mark.parametrize("temperature", [0, 1_500])
+def test_a_constrained_text_is_of_the_kind_that_was_asked_for(real: EngineThread, temperature: int) -> None:
+    def asked(kind: str, text: str) -> Made:
+        constraint = Constraint(kind, text)
+        sampling = Sampling(max_tokens=100, temperature_milli=temperature, constraint=constraint)
+        return real.run(lambda engine: make(engine, Generate(SHORT), sampling, 0))
+
+    found = asked("json_schema", SCHEMA)
+    assert set(json.loads(found.text)) == {"answer", "count"}
+    assert json.loads(found.text)["answer"] in ("yes", "no")
+    assert found.finish.finish == "stop"
+    assert re.fullmatch(r"(cat|dog) [0-9]{3}", asked("regex", r"(cat|dog) [0-9]{3}").text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [("regex", "(["), ("json_schema", "{"), ("json_schema", '{"type": "cactus"}')]
+)
+def test_a_constraint_that_makes_no_sense_is_refused(real: EngineThread, kind: str, text: str) -> None:
+    async def scenario(engine: Engine) -> str:
+        sampling = Sampling(max_tokens=4, constraint=Constraint(kind, text))
+        with pytest.raises(BadParameters) as caught:
+            await make(engine, Generate(SHORT), sampling, 0)
+        return caught.value.message
+
+    assert f"this {kind} cannot be used" in real.run(scenario)

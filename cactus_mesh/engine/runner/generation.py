@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from cactus_mesh.engine.requests import check_length
+from cactus_mesh.engine.runner.constraints import Constrained
 from cactus_mesh.engine.sampling import Before, choose
 from cactus_mesh.engine.text import OutputText
 from cactus_mesh.errors import BadParameters
@@ -44,6 +45,8 @@ class Generation:
         self.prompt = prompt_ids(model, start.work)
         check_length(model.facts.model(), len(self.prompt), start.sampling.max_tokens)
         self._output: list[int] = []
+        wanted = start.sampling.constraint
+        self._constrained = Constrained(model, wanted) if wanted is not None else None
         self._text = OutputText(self._decode_text, start.sampling.stop)
         self._seconds = 0.0
 
@@ -66,8 +69,11 @@ class Generation:
 
     def take(self, logits: np.ndarray[Any, np.dtype[np.float64]]) -> Made:
         """Choose the next token from the logits after all tokens so far.  Raises `EngineFailed`."""
-        token, logprob = choose(logits, self._sampling, self._seed, Before(self.prompt, self._output))
+        allowed = self._constrained.allowed() if self._constrained else None
+        token, logprob = choose(logits, self._sampling, self._seed, Before(self.prompt, self._output), allowed)
         self._output.append(token)
+        if self._constrained and token not in self._model.end_ids:
+            self._constrained.take(token)
         return self._decide(token, logprob)
 
     def _decide(self, token: int, logprob: float) -> Made:
