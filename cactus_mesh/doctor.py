@@ -75,6 +75,7 @@ async def examine(home: Home, flags: Mapping[str, object], report: Report) -> li
     line = _InOrder(report, ORDER)
     line.add(judge_settings(problem, _where_from(home, config)))
     line.add(_node(patient))
+    line.add(_port(patient))  # before a visitor of ours takes it
     ledger_time: list[ClockReading] = []
     asked = trio.Event()
 
@@ -97,7 +98,7 @@ async def examine(home: Home, flags: Mapping[str, object], report: Report) -> li
         line.add(judge_clock(ledger_time, refusals, accepted=accepted))
 
     async with trio.open_nursery() as nursery:
-        for name, check in {"key": _key, "port": _port, "disk": _disk, "torch": _torch, "dns": _dns}.items():
+        for name, check in {"key": _key, "disk": _disk, "torch": _torch, "dns": _dns}.items():
             nursery.start_soon(alone, name, check)
         nursery.start_soon(alone, "ledger", _ledger)
         nursery.start_soon(ask_the_time)
@@ -188,7 +189,7 @@ async def _key(patient: Patient) -> Finding:
     return judge_key(str(path), peer, error, mode=mode)
 
 
-async def _port(patient: Patient) -> Finding:
+def _port(patient: Patient) -> Finding:
     from cactus_mesh.net.addresses import parse_address
     from cactus_mesh.net.sockets import listen_on
     from cactus_mesh.node import DEFAULT_PORT

@@ -112,7 +112,7 @@ async def judge_ways(
         judge_punch(view, punched["tested"], succeeded=punched["succeeded"]),
         judge_relay(view),
     ]
-    refusals = [each.problem for each in tried if each.code in ("message.expired", "message.from_future")]
+    refusals = [each.problem for each in tried if each.blames_a_clock]
     return findings, refusals, view.peers > 0 or any(each.rtt_ms is not None for each in tried)
 
 
@@ -178,7 +178,8 @@ async def _tcp(host: str, port: int) -> tuple[float | None, str]:
             while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
                 group = cause.__cause__
                 cause = group.exceptions[0] if isinstance(group, BaseExceptionGroup) else group
-            return None, f"tcp: {str(getattr(cause, 'strerror', None) or error).lower()}"
+            words = str(getattr(cause, "strerror", None) or error).rpartition(": ")[2]
+            return None, f"tcp: {words.lower()}"
         await stream.aclose()
         return (trio.current_time() - began) * 1_000, ""
     return None, f"tcp: no answer within {TCP_SECONDS:.0f} s"
@@ -207,13 +208,22 @@ async def _look(home: Home, config: Config) -> tuple[View, dict[str, Any]]:
 
 
 async def _look_from(home: Home, config: Config, listen: Sequence[str]) -> tuple[View, dict[str, Any]]:
-    async with open_visitor(config, home, listen) as visitor:
+    usable = replace(config, bootstrap=tuple(text for text in config.bootstrap if _names_a_peer(text)))
+    async with open_visitor(usable, home, listen) as visitor:
         view = await _settled(visitor)
         tested = _UNTESTED
         if view.peers and view.reachability not in ("public", "mapped"):
             with trio.move_on_after(SETTLE_SECONDS):
                 tested = await try_punch(visitor)
         return msgspec.convert(network_snapshot(visitor.status()), View), tested
+
+
+def _names_a_peer(text: str) -> bool:
+    from cactus_mesh.net.addresses import parse_address
+
+    with suppress(AddressMalformed):
+        return parse_address(text).peer is not None
+    return False
 
 
 async def _settled(visitor: MeshNetwork) -> View:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
@@ -40,6 +41,9 @@ async def doctor(
     from cactus_mesh.doctor import examine
 
     flags = {"bootstrap": list(bootstrap) or None, "network": network, "ledger": ledger}
+    network_log = logging.getLogger("cactus_mesh.net")
+    if network_log.getEffectiveLevel() == logging.WARNING:  # the report says it all; with -v it is explained as well
+        network_log.setLevel(logging.ERROR)
     if not as_json and sys.stderr.isatty():
         say("looking around; this takes up to 20 seconds")
     findings = await examine(home, flags, (lambda _: None) if as_json else show)

@@ -104,9 +104,9 @@ def judge_port(listen: Sequence[str], *, held: Sequence[str], refused: Mapping[s
         return Finding("port", "pass", f"{', '.join(held)}, held by the running node")
     if not refused:
         return Finding("port", "pass", f"{', '.join(listen)} can be had")
-    why = "; ".join(refused.values())
+    why, _, to_do = next(iter(refused.values())).partition("; ")
     if chosen:
-        return Finding("port", "fail", why, "stop the other program, or choose another port with --listen")
+        return Finding("port", "fail", why, to_do or "stop the other program, or choose another port with --listen")
     return Finding(
         "port", "warn", f"{why}; a node here takes any free port", "stop the other program for an address that stays"
     )

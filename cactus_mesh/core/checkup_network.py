@@ -26,6 +26,11 @@ class Attempt:
     problem: str = ""
     code: str = ""
 
+    @property
+    def blames_a_clock(self) -> bool:
+        """Whether the peer, or we, refused a message for its times; what crossed the wire is the text."""
+        return "check both clocks" in self.problem
+
     def words(self) -> str:
         if self.rtt_ms is not None:
             tcp = "" if self.tcp_ms is None else f"tcp {self.tcp_ms:.0f} ms, "
@@ -46,6 +51,9 @@ def judge_bootstrap(
     measured = "\n".join(attempt.words() for attempt in attempts)
     good = [attempt for attempt in attempts if attempt.rtt_ms is not None]
     bad = [attempt for attempt in attempts if attempt.rtt_ms is None]
+    malformed = [attempt for attempt in bad if attempt.code == "address.malformed"]
+    if malformed:  # a node would not even start
+        return Finding("bootstrap", "fail", measured, _bootstrap_advice(malformed[0]))
     if not good:
         return Finding("bootstrap", "warn" if connected else "fail", measured, _bootstrap_advice(bad[0]))
     if bad:
@@ -74,10 +82,10 @@ def _bootstrap_advice(attempt: Attempt) -> str:
     match attempt.code:
         case "peer.wrong_network":
             return "use a bootstrap peer of your own network, or name the right --network"
-        case "message.expired" | "message.from_future":
-            return "set the clock"
         case "address.malformed":
             return "write it like /ip4/203.0.113.7/tcp/4101/p2p/12D3KooW…"
+    if attempt.blames_a_clock:
+        return "set the clock; see clock above"
     if "another peer" in attempt.problem:
         return "get the address again: the peer there has another key now"
     if attempt.tcp_ms is not None:
