@@ -50,7 +50,7 @@ def main(ctx: click.Context, home: Path | None, verbose: int, log_format: str) -
     Ask it something:             cactus-mesh ask "What is a router?" --bootstrap …
 
     Settings come from options, then CACTUS_MESH_… variables, then config.toml, then the network's file.
-    Exit status: 2 usage, 3 a peer's fault, 4 the ledger, 5 nobody reachable, 6 the task.
+    Exit status: 2 usage, 3 a peer's fault, 4 the ledger, 5 nobody reachable, 6 the task, 7 doctor.
     """
     from cactus_mesh.config import find_home
 
