@@ -38,8 +38,10 @@ class Result:
     router: PeerId
     orchestrator: PeerId
     delegate: PeerId | None
+    max_price: int
+    """What the task was allowed to cost before it was sent, in octas."""
     price: int
-    """The most that is paid for the task, in octas; `Client.paid` tells what was."""
+    """The most that is paid for the task, in octas, by its receipt; `Client.paid` tells what was."""
     receipt: Sealed[Receipt]
     verdict: Sealed[Verdict]
 
@@ -54,6 +56,7 @@ class Result:
             "orchestrator": self.orchestrator,
             "delegate": self.delegate,
             "receipt_verified": True,
+            "max_price_octas": self.max_price,
             "price_octas": self.price,
         }
 
@@ -74,7 +77,8 @@ class Ask:
 class Job:
     """What the worker of a task and its `Answer` share."""
 
-    def __init__(self) -> None:
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
         self.scope = trio.CancelScope()
         self.into, self.pieces = trio.open_memory_channel[str](PIECES_UNDER_WAY)
         self.result: Result | None = None
@@ -93,6 +97,15 @@ class Answer:
     def __init__(self, job: Job) -> None:
         self._job = job
         weakref.finalize(self, _abandon, job.scope, trio.lowlevel.current_trio_token()).atexit = False
+
+    @property
+    def task_id(self) -> bytes:
+        return self._job.ask.task_id
+
+    @property
+    def max_price(self) -> int:
+        """In octas: known before anything is sent."""
+        return self._job.ask.max_price
 
     async def accepted(self) -> PeerId:
         """Wait until an orchestrator has taken the task, and tell which.  Raises `MeshError` when none does."""

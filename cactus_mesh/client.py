@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cactus_mesh.answer import Answer, Ask, Job, Result, Stream
+from cactus_mesh.asking import ask_of
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core.delegation import continue_chain
-from cactus_mesh.core.prompts import conversation, sampling_of, short_enough
+from cactus_mesh.core.prompts import conversation, short_enough
 from cactus_mesh.core.requests import SETTLE_MARGIN_SECONDS, Contract, OpenRequest
 from cactus_mesh.core.settlement import SettlementClaim, TaskConsent
 from cactus_mesh.core.verification import Witnessed, failed_checks
 from cactus_mesh.directory import role_key
 from cactus_mesh.errors import (
-    BadParameters,
     Busy,
+    CallTimeout,
     DeadlinePassed,
     Draining,
     LedgerDown,
+    LedgerError,
     MeshError,
     NoRouter,
     PeerError,
-    PriceOverBudget,
     ProtocolViolation,
     ReceiptRejected,
     RouterNotAuthorised,
@@ -45,21 +46,27 @@ from cactus_mesh.messages import (
     Receipt,
     TaskRequest,
     Verdict,
+    decode_catalogue,
     decode_item,
     seal,
     unseal,
 )
-from cactus_mesh.router import SUBMIT_METHOD
+from cactus_mesh.purse import open_purse
+from cactus_mesh.router import MODELS_METHOD, SUBMIT_METHOD
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from pathlib import Path
+    from typing import Unpack
 
+    from cactus_mesh.asking import Options
     from cactus_mesh.clock import Clock
     from cactus_mesh.config import ClientConfig
     from cactus_mesh.core.pricing import Split
     from cactus_mesh.identity import Identity, PeerId, PublicKey
-    from cactus_mesh.messages import Sampling, Sealed, Work
+    from cactus_mesh.messages import Listed, Sealed, Work
     from cactus_mesh.ports import ConnectedPeer, Ledger, Network
+    from cactus_mesh.purse import Purse
 
 TASKS_AT_ONCE: Final = 256
 """Of one client; more wait their turn."""
@@ -72,6 +79,9 @@ DIAL_SECONDS: Final = 10.0
 DEADLINE_GRACE_SECONDS: Final = 5.0
 """Beyond the deadline, for the router's own word on it to arrive."""
 PAID_POLL_SECONDS: Final = 0.25
+MODELS_SECONDS: Final = 5.0
+LOOK_UP_SECONDS: Final = 60.0
+"""Between questions to the ledger about tasks that failed; there are few, and none is urgent."""
 
 
 @asynccontextmanager
@@ -83,13 +93,24 @@ async def open_client_role(
     clock: Clock = wall_clock,
     *,
     consented: Callable[[TaskConsent], None] = lambda _: None,
+    purse_file: Path | None = None,
 ) -> AsyncIterator[Client]:
     """A client on an open network and ledger.  Leaving the block cancels its tasks.
 
-    *consented* hears of each consent before it leaves: from then on its task may be put into escrow.
+    What it has spent is kept in *purse_file*, or in memory.  *consented* hears of each consent before it leaves: from
+    then on its task may be put into escrow.
     """
-    async with open_service_nursery() as nursery:
-        yield Client(identity, network, ledger, config, nursery, clock, consented)
+    caps = {"per_task": config.cap_per_task, "per_day": config.cap_per_day}
+    with open_purse(purse_file, identity.address, **caps) as purse:
+        async with open_service_nursery() as nursery:
+            client = Client(identity, network, ledger, config, nursery, clock, consented, purse)
+            nursery.start_soon(client.look_up_prices)
+            yield client
+
+
+def _consent_ends(ask: Ask) -> int:
+    """In Unix seconds: until then the ledger settles the task."""
+    return ask.deadline_ms // 1_000 + 2 * SETTLE_MARGIN_SECONDS
 
 
 class Client:
@@ -104,6 +125,7 @@ class Client:
         nursery: trio.Nursery,
         clock: Clock,
         consented: Callable[[TaskConsent], None],
+        purse: Purse,
     ) -> None:
         self.identity = identity
         self.network = network
@@ -112,47 +134,37 @@ class Client:
         self._nursery = nursery
         self._clock = clock
         self._consented = consented
+        self._purse = purse
         self._contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
         self._turns = trio.Semaphore(TASKS_AT_ONCE)
         self._routers: list[PublicKey] = []
         self._routers_as_of_ms = -ROUTERS_KNOWN_MS
 
-    def generate(
-        self,
-        prompt: str,
-        *,
-        model: str,
-        model_digest: bytes | None = None,
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop: Sequence[str] = (),
-        max_price: int | None = None,
-        deadline_seconds: float | None = None,
-    ) -> Answer:
-        """Continue *prompt*.  *max_price* in octas.  Raises `BadParameters` for what no router would take."""
-        work = Generate(short_enough(prompt))
-        sampling = sampling_of(self._most(max_tokens), temperature, top_p, top_k, stop)
-        return self._start(model, model_digest, work, sampling, max_price, deadline_seconds)
+    def generate(self, prompt: str, *, model: str, **options: Unpack[Options]) -> Answer:
+        """Continue *prompt*.  Raises `BadParameters` for what no router would take, `PriceOverBudget` for a cap."""
+        return self._start(model, Generate(short_enough(prompt)), options)
 
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, str]],
-        *,
-        model: str,
-        model_digest: bytes | None = None,
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop: Sequence[str] = (),
-        max_price: int | None = None,
-        deadline_seconds: float | None = None,
-    ) -> Answer:
-        """Answer *messages* (``{"role": "user", "content": "…"}``) in the model's chat template."""
-        sampling = sampling_of(self._most(max_tokens), temperature, top_p, top_k, stop)
-        return self._start(model, model_digest, conversation(messages), sampling, max_price, deadline_seconds)
+    def chat(self, messages: Sequence[Mapping[str, str]], *, model: str, **options: Unpack[Options]) -> Answer:
+        """Answer *messages* (``{"role": "user", "content": "…"}``) in the model's template.  Raises as `generate`."""
+        return self._start(model, conversation(messages), options)
+
+    async def models(self) -> list[Listed]:
+        """What can be asked for now and what it costs, as the nearest router that answers has it; it may be wrong."""
+        failed: MeshError | None = None
+        for router in (await self._find_routers())[:ROUTERS_TRIED]:
+            try:
+                with trio.fail_after(MODELS_SECONDS):
+                    return decode_catalogue(await self.network.ask(peer_id(router), MODELS_METHOD, b"")).models
+            except trio.TooSlowError:
+                failed = CallTimeout(f"router {peer_id(router)} did not say what it can place; try again")
+            except MeshError as error:
+                failed = error
+        assert failed is not None, "there is at least one router"
+        raise failed
+
+    def spent_today(self) -> int:
+        """In octas, since midnight UTC, by this home's account; running tasks count with their maximum price."""
+        return self._purse.spent(self._clock() / 1_000)
 
     async def paid(self, result: Result) -> Split:
         """Wait until the ledger has settled *result*, and tell where the money went.  Deadlines are the caller's."""
@@ -164,30 +176,12 @@ class Client:
 
     # --- one task ------------------------------------------------------------------------------------------------
 
-    def _most(self, max_tokens: int | None) -> int:
-        return self._config.max_tokens if max_tokens is None else max_tokens
-
-    def _start(
-        self,
-        model: str,
-        model_digest: bytes | None,
-        work: Work,
-        sampling: Sampling,
-        max_price: int | None,
-        deadline_seconds: float | None,
-    ) -> Answer:
-        price = self._config.max_price if max_price is None else max_price
-        seconds = self._config.deadline_seconds if deadline_seconds is None else deadline_seconds
-        if not 0 < seconds * 1_000 < MAX_VALIDITY_MS:
-            raise BadParameters(f"a deadline is more than 0 and at most {MAX_VALIDITY_MS // 1_000} s away")
-        if not 0 <= price < 2**63:
-            raise PriceOverBudget("a maximum price is a number of octas, 0 or more")
-        if not 1 <= len(model) <= 200:
-            raise BadParameters("a model's name has 1 to 200 characters")
-        deadline_ms = self._clock() + int(seconds * 1_000)
-        ask = Ask(secrets.token_bytes(16), model, model_digest, work, sampling, price, deadline_ms)
-        job = Job()
-        self._nursery.start_soon(self._work, ask, job, seconds + DEADLINE_GRACE_SECONDS)
+    def _start(self, model: str, work: Work, options: Options) -> Answer:
+        now_ms = self._clock()
+        ask = ask_of(secrets.token_bytes(16), model, work, options, self._config, now_ms)
+        self._purse.reserve(ask.task_id, ask.max_price, now=now_ms / 1_000, known_by=_consent_ends(ask) + 1)
+        job = Job(ask)
+        self._nursery.start_soon(self._work, ask, job, (ask.deadline_ms - now_ms) / 1_000 + DEADLINE_GRACE_SECONDS)
         return Answer(job)
 
     async def _work(self, ask: Ask, job: Job, patience_seconds: float) -> None:
@@ -201,7 +195,25 @@ class Client:
             except trio.TooSlowError:
                 job.error = DeadlinePassed("no answer came by the deadline; ask again with a later one")
             finally:
+                self._account(ask, job)
                 job.accepted.set()
+
+    def _account(self, ask: Ask, job: Job) -> None:
+        """What a task that somebody worked on and that did not end well costs is for the ledger to say, later."""
+        if job.result is not None:
+            self._purse.known(ask.task_id, job.result.price)
+        elif job.orchestrator is None:
+            self._purse.known(ask.task_id, 0)
+
+    async def look_up_prices(self) -> None:
+        """Find out, for ever, what the tasks have cost that did not end well."""
+        while True:
+            with contextlib.suppress(LedgerError):
+                for task_id in self._purse.to_look_up(self._clock() / 1_000):
+                    task = await self.ledger.task(self.identity.address, task_id)
+                    paid = 0 if task is None or task.split is None else task.split.paid
+                    self._purse.known(task_id, paid)
+            await trio.sleep(LOOK_UP_SECONDS)
 
     async def _ask_routers(self, ask: Ask, job: Job) -> Result:
         """Ask the nearest routers and, when none of them can, others that the DHT names."""
@@ -240,7 +252,7 @@ class Client:
             task_id=ask.task_id,
             nonce=secrets.randbits(63),
             max_price=ask.max_price,
-            expires_at=ask.deadline_ms // 1_000 + 2 * SETTLE_MARGIN_SECONDS,
+            expires_at=_consent_ends(ask),
         )
         self._consented(consent)
         promise = consent.to_bcs()
@@ -285,6 +297,7 @@ class Client:
             router=peer_id(router),
             orchestrator=peer_id(chain.liable),
             delegate=peer_id(chain.worker) if chain.delegations else None,
+            max_price=request.body.max_price,
             price=SettlementClaim.from_bcs(receipt.body.claim).price,
             receipt=receipt,
             verdict=verdict,

@@ -80,6 +80,10 @@ class ClientConfig:
 
     model: str = "cactus-selftest"
     max_price: _Octas = 100_000
+    cap_per_task: _Octas = 0
+    """No task is sent that may cost more than this many octas; 0 for no cap."""
+    cap_per_day: _Octas = 0
+    """Nor one with which all tasks since midnight (UTC) may; 0 for no cap."""
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = 256
     deadline_seconds: Annotated[float, Meta(gt=0, lt=MAX_VALIDITY_MS / 1_000)] = 120.0
 
@@ -152,6 +156,14 @@ class Home:
     @property
     def book_file(self) -> Path:
         return self.state / "book.sqlite"
+
+    @property
+    def purse_file(self) -> Path:
+        return self.state / "purse.sqlite"
+
+    @property
+    def gateway_keys_file(self) -> Path:
+        return self.state / "gateway-keys.json"
 
     @property
     def devnet(self) -> Path:

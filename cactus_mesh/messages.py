@@ -502,11 +502,27 @@ class Done(_Struct, frozen=True, tag_field="item", tag="done"):
 
 StreamItem = Accepted | Progress | Chunk | Done
 
+
+class Listed(_Struct, frozen=True):
+    """A model that a router can place now: its best offer, by how many, and the highest of each of their prices."""
+
+    offer: ModelOffer
+    orchestrators: _U32
+    dearest: PriceTerms
+
+
+class Catalogue(_Struct, frozen=True):
+    """What a router says it can place.  Hearsay: what a task may cost is bounded by its own maximum price."""
+
+    models: Annotated[list[Listed], Meta(max_length=256)]
+
+
 _orders = msgspec.msgpack.Decoder(Order)
+_catalogues = msgspec.msgpack.Decoder(Catalogue)
 _items: msgspec.msgpack.Decoder[StreamItem] = msgspec.msgpack.Decoder(StreamItem)
 
 
-def encode_unsigned(value: Order | StreamItem) -> bytes:
+def encode_unsigned(value: Order | StreamItem | Catalogue) -> bytes:
     return _encode(value)
 
 
@@ -518,6 +534,11 @@ def decode_order(data: bytes) -> Order:
 def decode_item(data: bytes) -> StreamItem:
     """Raises `MessageMalformed`."""
     return _decode_unsigned(_items, data, "stream item")
+
+
+def decode_catalogue(data: bytes) -> Catalogue:
+    """Raises `MessageMalformed`."""
+    return _decode_unsigned(_catalogues, data, "list of models")
 
 
 def _decode_unsigned(decoder: msgspec.msgpack.Decoder[T], data: bytes, what: str) -> T:

@@ -307,6 +307,7 @@ async def open_client(
                 open_ledger,
                 config.client,
                 consented=lambda consent: book.asked(consent.client, consent.task_id, consent.expires_at),
+                purse_file=place.purse_file,
             ) as client:
                 yield client
 

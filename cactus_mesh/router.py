@@ -16,6 +16,7 @@ import trio
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core.budgets import Promised
+from cactus_mesh.core.catalogue import catalogue_of
 from cactus_mesh.core.memory import Seen
 from cactus_mesh.core.pricing import PPM
 from cactus_mesh.core.requests import Contract, open_request
@@ -67,6 +68,9 @@ if TYPE_CHECKING:
 
 SUBMIT_METHOD: Final = "task.submit"
 CANCEL_METHOD: Final = "task.cancel"
+MODELS_METHOD: Final = "mesh.models"
+MODELS_AT_ONCE: Final = 16
+"""Questions for the list of models, which takes a millisecond or a few to make."""
 EVIDENCE_VALID_MS: Final = MAX_VALIDITY_MS
 OUTCOME_VALID_MS: Final = 120_000
 ESCROW_ACCEPT_SECONDS: Final = 60
@@ -100,6 +104,7 @@ async def open_router(
         nursery.start_soon(router._gossip)
         network.serve(SUBMIT_METHOD, router._submit, at_once=config.tasks_at_once)
         network.serve(CANCEL_METHOD, router._cancel, at_once=config.tasks_at_once)
+        network.serve(MODELS_METHOD, router._models, at_once=MODELS_AT_ONCE)
         try:
             yield router
         finally:
@@ -285,6 +290,10 @@ class Router:
         if running is not None:
             running.cancel(Cancelled("the client cancelled this task"))
         await call.send(b"")
+
+    async def _models(self, call: Call) -> None:
+        """``mesh.models``: nothing in; a `Catalogue` out."""
+        await call.send(encode_unsigned(catalogue_of(self.directory.index)))
 
     def seal(self, body: B, recipient: PublicKey) -> Sealed[B]:
         return seal(body, self.identity, now_ms=self.clock(), valid_ms=EVIDENCE_VALID_MS, recipient=recipient)

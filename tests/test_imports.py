@@ -40,6 +40,8 @@ SHELLS = {
     "journal",
     "book",
     "claims",
+    "asking",
+    "purse",
 }
 NOT_PURE = {
     "trio",

@@ -287,6 +287,13 @@ class Index:
     def models(self) -> list[str]:
         return sorted(self._backing)
 
+    def offers(self, model: str, *, limit: int) -> list[ModelOffer]:
+        """What *model* means now: the offers of its most backed digest, the best first."""
+        digest = self.resolve(model)
+        if digest is None:
+            return []
+        return [each.offer for each in islice(self._by_digest[digest], limit) if each.offer.name == model]
+
     def of_peer(self, orchestrator: PublicKey) -> tuple[Candidate, ...]:
         return self._of_peer.get(orchestrator, ())
 
