@@ -182,6 +182,22 @@ class EngineFinish:
 EngineEvent = EngineTokens | EngineFinish
 
 
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What an engine finds when it is shown an answer: prompt and tokens, read in one pass.
+
+    For each token its log-probability here, and its *gap*: how far, in logits, it is from being the one that this engine
+    chooses in its place; 0 where it is.  *text* is what the tokens read as, *finish* how they end an answer; None when
+    they do not, or go on after its end.
+    """
+
+    logprobs: tuple[float, ...]
+    gaps: tuple[float, ...]
+    text: str
+    finish: FinishReason | None
+    prompt_tokens: int
+
+
 class Engine(Protocol):
     """Runs models.  Many generations at once, each its own iterator."""
 
@@ -206,6 +222,15 @@ class Engine(Protocol):
         Entering the block admits it, or raises `UnknownModel`, `PromptTooLong`, `BadParameters` or `Busy`; the iterator
         may raise `EngineFailed`.  Its slot is free once it has finished or the block is left; leaving early stops the
         work within a few steps.  The deadline is the caller's.
+        """
+        ...
+
+    async def replay(
+        self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, token_ids: Sequence[int]
+    ) -> Replay:
+        """Check an answer of somebody else to the same work, sampling and seed.  Takes a slot, as a generation does.
+
+        Raises what `generate` does.  Cancelling stops the work within a few steps.
         """
         ...
 

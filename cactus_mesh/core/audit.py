@@ -1,0 +1,86 @@
+"""Does a replay bear out what was claimed?  From numbers to a verdict: pass, fail, or inconclusive, which costs nobody.
+
+What is known exactly (counts, text, how the answer ends) fails at the first difference.  What a computer may round
+otherwise (the choice of a token, its log-probability) is held against thresholds that were measured on honest replays.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from cactus_mesh.core.receipts import unpack_logprobs
+from cactus_mesh.messages import text_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cactus_mesh.core.thresholds import Thresholds
+    from cactus_mesh.messages import Receipt
+    from cactus_mesh.ports import Replay
+
+Result = Literal["fail", "inconclusive", "pass"]
+LEAST_MISMATCHES: Final = 2
+"""So many before their share of an answer counts: one of ten tokens is no share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a replay found of an answer of *tokens* tokens.
+
+    *mismatches* are tokens that the model would not have chosen, by more than rounding explains; *largest_gap* is by
+    how much, in logits; *logprob_error* the mean absolute difference.  *broken* names what is not as it was claimed.
+    """
+
+    tokens: int
+    mismatches: int
+    largest_gap: float
+    logprob_error: float
+    broken: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """*failed* names the checks that failed; those that only raise a doubt stand behind an inconclusive one."""
+
+    result: Result
+    failed: tuple[str, ...] = ()
+
+
+def compare(claimed: Receipt, replay: Replay, thresholds: Thresholds) -> Comparison:
+    """Hold a receipt's claims against a replay of the same tokens."""
+    assert len(replay.gaps) == len(replay.logprobs) == len(claimed.token_ids), "a replay has a number for each token"
+    exact = (
+        ("replay_prompt_tokens", claimed.prompt_tokens == replay.prompt_tokens),
+        ("replay_finish", claimed.finish == replay.finish),
+        ("replay_text", claimed.text_hash == text_digest(replay.text)),
+    )
+    return Comparison(
+        tokens=len(replay.gaps),
+        mismatches=sum(gap > thresholds.gap_noise for gap in replay.gaps),
+        largest_gap=max(replay.gaps, default=0.0),
+        logprob_error=mean_error(unpack_logprobs(claimed.logprobs), replay.logprobs),
+        broken=tuple(name for name, holds in exact if not holds),
+    )
+
+
+def mean_error(claimed: Sequence[float], replayed: Sequence[float]) -> float:
+    """Infinite where a claim is no number."""
+    errors = [abs(one - other) for one, other in zip(claimed, replayed, strict=True)]
+    mean = math.fsum(errors) / max(1, len(errors))
+    return mean if math.isfinite(mean) else math.inf
+
+
+def judge(found: Comparison, thresholds: Thresholds) -> Judgement:
+    """One answer on its own.  What is only suspicious adds up over many: see `core.suspicion`."""
+    too_many = found.mismatches >= LEAST_MISMATCHES and found.mismatches > thresholds.mismatch_share * found.tokens
+    sure = list(found.broken)
+    if thresholds.calibrated:
+        sure += ["replay_tokens"] if too_many or found.largest_gap > thresholds.gap_fail else []
+        sure += ["replay_logprobs"] if found.logprob_error > thresholds.logprob_fail else []
+    if sure:
+        return Judgement("fail", tuple(sure))
+    doubts = ["replay_tokens"] if found.mismatches else []
+    doubts += ["replay_logprobs"] if found.logprob_error > thresholds.logprob_pass else []
+    return Judgement("inconclusive", tuple(doubts)) if doubts else Judgement("pass")
