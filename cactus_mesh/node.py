@@ -299,7 +299,7 @@ async def open_client(
             open_mesh(identity, config, place, ("client",), _client_listen()) as open_network,
             open_service_nursery() as services,
         ):
-            await _first_connection(open_network)
+            await first_connection(open_network)
             claim_beside(services, identity, open_ledger, book, config.claims)
             async with open_client_role(
                 identity,
@@ -312,7 +312,7 @@ async def open_client(
                 yield client
 
 
-async def _first_connection(network: MeshNetwork) -> None:
+async def first_connection(network: MeshNetwork) -> None:
     """Wait until somebody answers, and say who was tried when nobody does."""
     with trio.move_on_after(JOIN_SECONDS):
         async with network.watch() as arrivals:
@@ -355,7 +355,7 @@ def open_mesh(
         known_peers_file=home.peers_file,
         serve_dht=serves,
         serve_relay="relay" in roles,
-        relays=config.relays if serves else "never",
+        relays=config.relays if serves or listen else "never",
         mdns=config.mdns and serves,
     )
     hello = Hello(

@@ -49,10 +49,12 @@ TCP_SECONDS: Final = 5.0
 HELLO_SECONDS: Final = 11.0
 JOIN_SECONDS: Final = 6.0
 """After which a visitor that nobody has answered stops waiting."""
-SETTLE_SECONDS: Final = 9.0
+SETTLE_SECONDS: Final = 10.0
 """From the first connection until the ladder is known, as far as it will be."""
 LOOK_SECONDS: Final = 0.2
 _NOWHERE: Final = Home(Path(os.devnull), Path(os.devnull))
+ANY_PORT: Final = ("/ip4/0.0.0.0/tcp/0",)
+"""A visitor listens, though nobody dials it: holes are punched from the port on which one listens."""
 EMPTY: Final = View(0, "unknown", "unknown", None, (), (), (), {})
 
 
@@ -203,7 +205,7 @@ async def _look(home: Home, config: Config) -> tuple[View, dict[str, Any]]:
         try:
             return await _look_from(home, config, listen)
         except PortInUse:
-            return await _look_from(home, config, ("/ip4/0.0.0.0/tcp/0",))
+            return await _look_from(home, config, ANY_PORT)
     return EMPTY, _UNTESTED
 
 

@@ -220,14 +220,16 @@ async def _ping_as_visitor(
     *,
     as_json: bool,
 ) -> None:
+    from cactus_mesh.node import first_connection
     from cactus_mesh.snapshot import ping
-    from cactus_mesh.visit import open_visitor
+    from cactus_mesh.visit import ANY_PORT, open_visitor
 
     there = (target,) if target.startswith("/") else ()
     config = load(home, bootstrap=[*bootstrap, *there] or None, network=network, ledger=ledger)
     if not as_json:
         say("no node runs with this home: joining the network for this ping alone")
-    async with open_visitor(config, home) as visitor:
+    async with open_visitor(config, home, ANY_PORT) as visitor:
+        await first_connection(visitor)
         await _ping(lambda: ping(visitor, target), count, as_json=as_json)
 
 
