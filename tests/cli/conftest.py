@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import shutil
@@ -37,6 +38,17 @@ if TYPE_CHECKING:
 COIN = 10**8
 DAY = 86_400
 _real_time = time.time
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """The commands set logging up for their process, which here is that of all tests."""
+    loggers = [logging.getLogger(name) for name in (None, "cactus_mesh", "cactus_mesh.net", "libp2p")]
+    levels, handlers = [each.level for each in loggers], loggers[0].handlers[:]
+    yield
+    loggers[0].handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @dataclass
