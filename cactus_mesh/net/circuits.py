@@ -40,8 +40,8 @@ from cactus_mesh.identity import PeerId
 from cactus_mesh.net.addresses import worth_telling
 from cactus_mesh.net.buckets import TokenBucket
 from cactus_mesh.net.conn import connection_of
-from cactus_mesh.net.connections import is_relayed, remote, scope_of_connection
-from cactus_mesh.net.fairness import FairLine, address_range
+from cactus_mesh.net.connections import is_relayed, range_of, scope_of_connection
+from cactus_mesh.net.fairness import FairLine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -133,8 +133,8 @@ class Relay:
         """For one more reservation, of all and of those from the same range of addresses."""
         if len(self._reserved) >= self._limits.relay_reservations:
             return False
-        here = _range(conn)
-        held = 0 if here is None else sum(_range(other) == here for other, _ in self._reserved.values())
+        here = range_of(conn)
+        held = 0 if here is None else sum(range_of(other) == here for other, _ in self._reserved.values())
         return held < self._limits.relay_reservations_per_range
 
     def _forget_lapsed(self) -> None:
@@ -164,7 +164,7 @@ class Relay:
         if found == source or found not in self._reserved:
             await _answer(stream, NO_RESERVATION)
             return
-        here = _range(conn)
+        here = range_of(conn)
         if not self._may_connect(conn, found, here):
             log.info("a circuit is refused", extra={"source": source, "target": found})
             await _answer(stream, RESOURCE_LIMIT_EXCEEDED)
@@ -238,10 +238,6 @@ async def _answer(stream: INetStream, status: Status.ValueType) -> None:
 
 def _raw(conn: MeshConn) -> bytes:
     return conn.muxed_conn.peer_id.to_bytes()
-
-
-def _range(conn: MeshConn) -> str | None:
-    return address_range(remote(conn).host)
 
 
 async def _pump(

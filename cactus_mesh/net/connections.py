@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -17,6 +17,7 @@ from cactus_mesh.errors import Busy, PeerLost, ProtocolViolation
 from cactus_mesh.identity import PeerId
 from cactus_mesh.net.addresses import Scope, parse_address, worth_hearing
 from cactus_mesh.net.conn import connection_of
+from cactus_mesh.net.fairness import address_range
 from cactus_mesh.ports import ConnectedPeer
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ IDLE_SECONDS: Final = 120.0
 """Without a call, until a connection may give way to others."""
 KEPT_CONNECTIONS: Final = 32
 """Outgoing ones that stay, idle or not: enough neighbours for gossip and for looking things up."""
+RANGE_SHARE: Final = 0.25
+"""Of all incoming connections; beyond it, those of one range of addresses give way to others, long idle or not."""
 DOUBLE_SECONDS: Final = 20.0
 """After which two connections of one peer are known to live, both of them."""
 BAN_SECONDS: Final = 300.0
@@ -128,7 +131,7 @@ class Connections:
         incoming = [other for other in self.all() if other.inbound]
         if peer in self._by_peer or len(incoming) < limit:
             return
-        idle = self._idle(incoming, IDLE_SECONDS)
+        idle = self._idle(incoming, IDLE_SECONDS) or self._idle(_crowd(incoming, range_of(conn), limit), 0.0)
         if not idle:
             raise Busy(f"this peer has its {limit} incoming connections already; try another one, or this one later")
         idle[0].end(PeerLost("it was idle, and others want its place"))
@@ -275,6 +278,20 @@ def is_relayed(conn: MeshConn) -> bool:
 def remote(conn: MeshConn) -> Address:
     """Where the other end is seen, or the address of the relay that carries *conn*."""
     return parse_address(str(conn.get_transport_addresses()[0]))
+
+
+def range_of(conn: MeshConn) -> str | None:
+    """The range of addresses that *conn* comes from; None for neighbours and through relays."""
+    return None if is_relayed(conn) else address_range(remote(conn).host)
+
+
+def _crowd(conns: Iterable[MeshConn], newcomer: str | None, limit: int) -> list[MeshConn]:
+    """Those of the range that has taken more than its share of all *limit* places, unless the newcomer is of it too."""
+    conns = list(conns)
+    crowded, count = Counter(map(range_of, conns)).most_common(1)[0]
+    if crowded == newcomer or count <= limit * RANGE_SHARE:
+        return []
+    return [conn for conn in conns if range_of(conn) == crowded]
 
 
 def scope_of_connection(conn: MeshConn) -> Scope:

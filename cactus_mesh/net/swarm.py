@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 import trio
@@ -23,7 +23,9 @@ from libp2p.transport.upgrader import TransportUpgrader
 
 from cactus_mesh.concurrency import first_of, open_service_nursery
 from cactus_mesh.errors import MeshError
+from cactus_mesh.net.addresses import parse_address
 from cactus_mesh.net.conn import MeshConn
+from cactus_mesh.net.fairness import address_range
 from cactus_mesh.net.hello import HELLO_SECONDS
 from cactus_mesh.net.links import SocketLink
 from cactus_mesh.net.noise import MeshNoise
@@ -116,7 +118,8 @@ class MeshSwarm(Swarm):
         self.dialled: OrderedDict[str, None] = OrderedDict()
         self._nursery: trio.Nursery
         self._max_pending = max_pending
-        self._pending: OrderedDict[trio.CancelScope, None] = OrderedDict()
+        self._pending: OrderedDict[trio.CancelScope, str | None] = OrderedDict()
+        """With the range of addresses that each comes from."""
 
     # --- listening -----------------------------------------------------------------------------------------------
 
@@ -154,9 +157,9 @@ class MeshSwarm(Swarm):
     async def receive_link(self, link: Link) -> None:
         """Secure what somebody else dialled and keep the connection until it ends.  Raises nothing but Cancelled."""
         with trio.CancelScope() as pending:
-            self._pending[pending] = None
-            while len(self._pending) > self._max_pending:
-                self._pending.popitem(last=False)[0].cancel()
+            self._pending[pending] = _range(link)
+            if len(self._pending) > self._max_pending:
+                self._make_room()
             try:
                 link = await _unwrapped(link)
                 muxed = await self._upgrade(link, None)
@@ -166,6 +169,13 @@ class MeshSwarm(Swarm):
                 log.debug("an incoming connection came to nothing", extra={"reason": str(error)})
             finally:
                 self._pending.pop(pending, None)
+
+    def _make_room(self) -> None:
+        """The oldest of the range with the most connections pending gives way: a flood displaces itself."""
+        crowded = Counter(self._pending.values()).most_common(1)[0][0]
+        oldest = next(scope for scope, place in self._pending.items() if place == crowded)
+        del self._pending[oldest]
+        oldest.cancel()
 
     # --- dialling ------------------------------------------------------------------------------------------------
 
@@ -278,6 +288,12 @@ class MeshSwarm(Swarm):
 
     async def notify_closed_stream(self, stream: INetStream) -> None:
         pass
+
+
+def _range(link: Link) -> str | None:
+    """Of addresses, that *link* comes from; None for neighbours and through relays."""
+    where = parse_address(str(link.get_transport_addresses()[0]))
+    return None if where.relay else address_range(where.host)
 
 
 async def _unwrapped(link: Link) -> Link:

@@ -180,14 +180,14 @@ class Crowd:
         self._home = home
         self._settings = settings
 
-    async def join(self, model: str, first: int, count: int, within: float) -> list[float | str]:
+    async def join(self, model: str, first: int, count: int, patience: float) -> list[float | str]:
         """All at once: join, find a router, have a task done, leave; the seconds of each, or how it failed."""
         found: list[float | str] = []
 
         async def one(name: str) -> None:
             began = trio.current_time()
             try:
-                found.append(await self._one(name, model, within) - began)
+                found.append(await self._one(name, model, patience) - began)
             except MeshError as error:
                 found.append(error.code)
             except trio.TooSlowError:
@@ -198,12 +198,12 @@ class Crowd:
                 nursery.start_soon(one, f"{number}")
         return found
 
-    async def _one(self, name: str, model: str, within: float) -> float:
+    async def _one(self, name: str, model: str, patience: float) -> float:
         """When it had its answer's first piece."""
         home = Home(self._home / name, self._home / name)
-        with trio.fail_after(within):
+        with trio.fail_after(patience):
             async with open_client(home=home, config=load_config(home, self._settings, environment={})) as client:
-                answer = client.generate("go", model=model, deadline_seconds=within)
+                answer = client.generate("go", model=model, deadline_seconds=patience)
                 await anext(aiter(answer))
                 at = trio.current_time()
                 await answer.wait()

@@ -41,7 +41,7 @@ async def served_again(client: Process, model: str = "fake") -> None:
     hindered = ""
     try:
         with trio.fail_after(BACK_SECONDS):
-            while (hindered := await outcome(client, model, deadline=10.0)) != "done":
+            while (hindered := await outcome(client, model, deadline=20.0)) != "done":
                 assert hindered in CODES
     except trio.TooSlowError:
         pytest.fail(f"no task was done within {BACK_SECONDS:.0f} s, last: {hindered}")
@@ -154,7 +154,7 @@ async def test_thirty_peers_that_join_at_once_through_one_bootstrap_peer_all_fin
         found: list[float | str] = []
 
         async def join(crowd: Process) -> None:
-            found.extend(await crowd.do("join", model="fake", first=0, count=10, within=BACK_SECONDS))
+            found.extend(await crowd.do("join", model="fake", first=0, count=10, patience=BACK_SECONDS))
 
         async with trio.open_nursery() as nursery:
             for crowd in crowds:

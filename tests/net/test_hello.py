@@ -15,6 +15,7 @@ from cactus_mesh.errors import (
     PeerUnreachable,
     WrongNetwork,
 )
+from cactus_mesh.identity import PeerId
 from cactus_mesh.net import Limits, connections, swarm
 from cactus_mesh.net.addresses import parse_address
 from cactus_mesh.net.hello import difference_between, open_hello, seal_hello
@@ -22,6 +23,7 @@ from tests.net.peers import PATIENCE_SECONDS, hello, identity, listening
 from tests.net.strangers import open_raw_connection, open_raw_session
 
 if TYPE_CHECKING:
+    from cactus_mesh.net.conn import MeshConn
     from tests.net.peers import SocketMesh
 
 OURS = hello("client")
@@ -107,7 +109,7 @@ async def test_a_peer_over_the_cap_is_told(sockets: SocketMesh) -> None:
 async def test_an_idle_peer_makes_room_for_a_newcomer(sockets: SocketMesh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
     server = await sockets.join(1, "router", settings=listening(limits=Limits(inbound_connections=1)))
-    first, second = await sockets.join(2, "client"), await sockets.join(3, "client")
+    first, second = [await sockets.join(number, "client", settings=listening()) for number in (2, 3)]
     with trio.fail_after(PATIENCE_SECONDS):
         await first.connect(server.peer_id, server.addresses())
         await second.connect(server.peer_id, server.addresses())
@@ -125,6 +127,43 @@ async def test_silent_sockets_do_not_keep_others_out(sockets: SocketMesh) -> Non
         await client.connect(server.peer_id, server.addresses())
         for stream in idle:
             await stream.aclose()
+
+
+async def test_a_flood_from_one_range_of_addresses_displaces_only_itself(
+    sockets: SocketMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = iter(["honest", *["flood"] * 20])
+    monkeypatch.setattr("cactus_mesh.net.swarm._range", lambda link: next(ranges))
+    server = await sockets.join(1, "router", settings=listening(limits=Limits(pending_connections=4)))
+    port = parse_address(server.addresses()[0]).port
+    with trio.fail_after(PATIENCE_SECONDS):
+        slow = await trio.open_tcp_stream("127.0.0.1", port)
+        assert await slow.receive_some(1)  # it has been accepted
+        flood = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(20)]
+        while len(server._running.swarm._pending) < 4 or next(ranges, None):  # noqa: ASYNC110 - all are accepted
+            await trio.sleep(0.01)
+        assert list(server._running.swarm._pending.values()) == ["honest", "flood", "flood", "flood"]
+        for stream in (slow, *flood):
+            await stream.aclose()
+
+
+async def test_connections_of_a_crowded_range_give_way_to_a_newcomer_of_another(
+    sockets: SocketMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = {identity(number).peer_id: "crowd" for number in (2, 3)}
+    monkeypatch.setattr("cactus_mesh.net.connections.range_of", lambda conn: ranges.get(_peer_of(conn)))
+    server = await sockets.join(1, "router", settings=listening(limits=Limits(inbound_connections=2)))
+    clients = [await sockets.join(number, "client", settings=listening()) for number in (2, 3, 4)]
+    with trio.fail_after(PATIENCE_SECONDS):
+        for client in clients:
+            await client.connect(server.peer_id, server.addresses())
+        while len(server.peers()) > 2:  # noqa: ASYNC110 - the port tells of arrivals only
+            await trio.sleep(0.01)
+    assert clients[2].peer_id in {peer.peer for peer in server.peers()}
+
+
+def _peer_of(conn: MeshConn) -> PeerId:
+    return PeerId(str(conn.muxed_conn.peer_id))
 
 
 async def test_one_peer_cannot_hold_many_connections(sockets: SocketMesh) -> None:

@@ -222,7 +222,7 @@ async def test_one_range_of_addresses_cannot_take_every_reservation(
     sockets: SocketMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranges = {"2": "a", "3": "a", "4": "b"}
-    monkeypatch.setattr("cactus_mesh.net.circuits._range", lambda conn: ranges[numbers[conn.session.peer]])
+    monkeypatch.setattr("cactus_mesh.net.circuits.range_of", lambda conn: ranges[numbers[conn.session.peer]])
     numbers = {identity(int(number)).peer_id: number for number in ranges}
     request = HopMessage(type=HopMessage.RESERVE)
     with trio.fail_after(PATIENCE_SECONDS):
@@ -236,7 +236,7 @@ async def test_one_range_of_addresses_cannot_take_every_reservation(
 async def test_one_range_of_addresses_cannot_take_every_circuit(
     sockets: SocketMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cactus_mesh.net.circuits._range", lambda conn: "a")
+    monkeypatch.setattr("cactus_mesh.net.circuits.range_of", lambda conn: "a")
     with trio.fail_after(PATIENCE_SECONDS):
         relay = await relay_at(sockets, 1, limits=Limits(relay_circuits_per_range=2))
         hidden = await hidden_behind(sockets, relay)
