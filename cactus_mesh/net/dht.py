@@ -52,6 +52,9 @@ MAX_KEY_BYTES: Final = 50
 MAX_QUERY_BYTES: Final = 16 * 1024
 MAX_ANSWER_BYTES: Final = 256 * 1024
 QUERY_SECONDS: Final = 3.0
+SILENT_SECONDS: Final = 15.0
+"""For which a peer that gave no answer is left alone: others go on naming it."""
+MAX_SILENT: Final = 1_024
 IDLE_SECONDS: Final = 10.0
 """Of a query stream before it is closed."""
 STREAMS_PER_PEER: Final = 8
@@ -109,12 +112,14 @@ class Dht:
         self._book = book
         self._own = host.get_id()
         self._streams: Counter[ID] = Counter()
+        self._silent: OrderedDict[ID, float] = OrderedDict()
         if serve:
             host.set_stream_handler(KAD_PROTOCOL, self._take_stream)
 
     async def add_server(self, peer: PeerId) -> bool:
         """A peer that answers queries, by its own word; whether it is new and there was room."""
         key = ID.from_string(peer)
+        self._silent.pop(key, None)
         if self.table.peer_in_table(key):
             return False
         with trio.move_on_after(QUERY_SECONDS):
@@ -178,10 +183,18 @@ class Dht:
 
     async def query(self, peer: ID, question: Message) -> _Answer | None:
         """One question to one peer; None when it gives no proper answer in time."""
+        if self._silent.get(peer, 0.0) > trio.current_time():
+            return None
         try:
             with trio.fail_after(QUERY_SECONDS):
-                return await self._exchange(peer, question)
+                answer = await self._exchange(peer, question)
+            self._silent.pop(peer, None)
+            return answer
         except (BaseLibp2pError, MeshError, EOFError, ValueError, DecodeError, trio.TooSlowError) as error:
+            self._silent[peer] = trio.current_time() + SILENT_SECONDS
+            self._silent.move_to_end(peer)
+            if len(self._silent) > MAX_SILENT:
+                self._silent.popitem(last=False)
             log.debug("a DHT query failed", extra={"peer": str(peer), "reason": repr(error)})
             return None
 

@@ -116,6 +116,14 @@ class Reachability:
         return verdict.state == "closed" or (verdict.state == "unknown" and self._patience_is_over)
 
     @property
+    def can_be_dialled(self) -> bool:
+        """As far as is known, after some patience."""
+        verdict, _ = self._verdict()
+        return verdict.state == "open" or (
+            verdict.state == "unknown" and self._patience_is_over and bool(self._machine.bound())
+        )
+
+    @property
     def _patience_is_over(self) -> bool:
         return self._scope is not Scope.NOWHERE and trio.current_time() >= self._since + PATIENCE_SECONDS
 
@@ -329,7 +337,7 @@ class Reachability:
         self.step("relayed", *self._by_relays())
         if self._mapping_scope is not None and not self._wants_mapping:
             self._mapping_scope.cancel()
-        decided = (self.addresses(), self.wants_relays, self._wants_mapping, self.reach)
+        decided = (self.addresses(), self.wants_relays, self._wants_mapping, self.reach, self.can_be_dialled)
         if decided != self._decided:
             self._decided = decided
             self._changed()

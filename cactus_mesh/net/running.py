@@ -75,7 +75,7 @@ class RunningHost:
         self._shared = shared
         self._known_addresses: list[str] = []
         self.swarm = MeshSwarm(own, keys, BoundedPeerStore(own, keys), max_pending=limits.pending_connections)
-        self.connections = Connections(shared, self.connect, self._needed)
+        self.connections = Connections(shared, self._connect_known, self._needed)
         self.swarm.greeter = self.connections
         self.host = MeshHost(self.swarm)
         self.host.set_stream_handler(CALLS_PROTOCOL, self.connections.take_calls_stream)
@@ -139,25 +139,39 @@ class RunningHost:
         if conn is not None:
             await trio.lowlevel.checkpoint()
             return conn
-        if peer == self._shared.identity.peer_id:
-            raise PeerUnreachable(f"{peer} is this peer itself")
-        if self.connections.banned(peer):
-            raise PeerUnreachable(f"{peer} broke the protocol a short while ago and is left alone for some minutes")
-        self.connections.make_room()
+        self._check(peer)
         searched = not self._shared.book.addresses(peer)
         if searched:
             await self.discovery.find(peer)
         try:
-            return await self.dialler.dial(peer, self._shared.book.addresses(peer))
+            return await self._connect_known(peer)
         except PeerUnreachable:
             if searched or not await self.discovery.find(peer):
                 raise
-        return await self.dialler.dial(peer, self._shared.book.addresses(peer))  # it has moved
+        return await self._connect_known(peer)  # it has moved
+
+    async def _connect_known(self, peer: PeerId) -> MeshConn:
+        """As `connect`, without asking anybody where *peer* is: for the DHT's own queries, among others."""
+        conn = self.connections.best(peer)
+        if conn is not None:
+            await trio.lowlevel.checkpoint()
+            return conn
+        self._check(peer)
+        self.connections.make_room()
+        return await self.dialler.dial(peer, self._shared.book.addresses(peer))
+
+    def _check(self, peer: PeerId) -> None:
+        if peer == self._shared.identity.peer_id:
+            raise PeerUnreachable(f"{peer} is this peer itself")
+        if self.connections.banned(peer):
+            raise PeerUnreachable(f"{peer} broke the protocol a short while ago and is left alone for some minutes")
 
     async def _reach_relay(self, relay: PeerId, endpoint: str | None) -> MeshConn:
-        if endpoint is not None:
-            self._shared.book.learn(relay, [endpoint], hearsay=True)
-        return await self.connect(relay)
+        """At *endpoint*, which somebody's circuit address names; else wherever it is."""
+        if endpoint is None:
+            return await self.connect(relay)
+        self._shared.book.learn(relay, [endpoint], hearsay=True)
+        return await self._connect_known(relay)
 
     def _found(self, nursery: trio.Nursery, peer: PeerId, addresses: Sequence[str]) -> None:
         """*peer* is in this LAN."""
@@ -237,10 +251,7 @@ class RunningHost:
         settings = self._shared.settings
         addresses = worth_telling(self._every_address(), scope_of_connection(conn))
         observed = "" if is_relayed(conn) else remote(conn).endpoint
-        useful = self.reachability.reach != "private"
+        open_ = self.reachability.can_be_dialled
         return About(
-            addresses,
-            dht=settings.serve_dht and useful,
-            relay=settings.serve_relay and useful,
-            observed=observed,
+            addresses, dht=settings.serve_dht and open_, relay=settings.serve_relay and open_, observed=observed
         )
