@@ -1,4 +1,4 @@
-"""Attacks on the only relay and bootstrap peer, each from one range of addresses: honest peers go on, new ones come in."""
+"""Attacks on the only relay and bootstrap peer, each from one range of addresses: honest peers go on and come in."""
 
 from __future__ import annotations
 
