@@ -14,7 +14,7 @@ import shutil
 import stat
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -71,6 +71,8 @@ async def examine(home: Home, flags: Mapping[str, object], report: Report) -> li
     _import_what_is_slow()
     config, problem = _settings(home, flags)
     running = await _running(home)
+    if running is not None:
+        config = _as_it_runs(config, running, flags)
     patient = Patient(home, config, running)
     line = _InOrder(report, ORDER)
     line.add(judge_settings(problem, _where_from(home, config)))
@@ -152,6 +154,12 @@ def _settings(home: Home, flags: Mapping[str, object]) -> tuple[Config, MeshErro
 
 
 _WITHOUT_FILE: Final = Home(Path(os.devnull), Path(os.devnull))
+
+
+def _as_it_runs(config: Config, running: Mapping[str, Any], flags: Mapping[str, object]) -> Config:
+    """With what the running node was told on its own command line, where this one says nothing."""
+    told = {"bootstrap": tuple(running["bootstrap"]), "roles": tuple(running["roles"]), "ledger": running["ledger"]}
+    return replace(config, **{name: value for name, value in told.items() if flags.get(name) is None})
 
 
 def _where_from(home: Home, config: Config) -> str:

@@ -106,6 +106,7 @@ class Node:
             "network": self.config.network,
             "ledger": self.config.ledger,
             "roles": list(self.config.roles),
+            "bootstrap": list(self.config.bootstrap),
             "started_at": round(self.started_at, 3),
             "addresses": self.network.addresses(),
             **network_snapshot(self.network.status()),

@@ -120,3 +120,10 @@ def set_up_logging(verbosity: int, log_format: str) -> None:
     logging.getLogger("cactus_mesh").setLevel(logging.INFO if verbosity else logging.WARNING)
     if verbosity < 2:
         logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs what our adapter already handles and explains
+
+
+def quieten_network() -> None:
+    """For a command that itself says which addresses failed and why; with ``-v`` the log says it too."""
+    network = logging.getLogger("cactus_mesh.net")
+    if network.getEffectiveLevel() == logging.WARNING:
+        network.setLevel(logging.ERROR)

@@ -33,8 +33,8 @@ from cactus_mesh.core.checkup_network import (
 from cactus_mesh.errors import AddressMalformed, MeshError, PortInUse
 from cactus_mesh.identity import Identity
 from cactus_mesh.known import with_known_peers
-from cactus_mesh.node import DEFAULT_PORT, open_mesh, require_way_in
-from cactus_mesh.snapshot import network_snapshot, try_punch
+from cactus_mesh.node import DEFAULT_PORT, first_connection, open_mesh, require_way_in
+from cactus_mesh.snapshot import network_snapshot, try_punch, whom
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -51,6 +51,7 @@ JOIN_SECONDS: Final = 6.0
 """After which a visitor that nobody has answered stops waiting."""
 SETTLE_SECONDS: Final = 10.0
 """From the first connection until the ladder is known, as far as it will be."""
+FIND_SECONDS: Final = 8.0
 LOOK_SECONDS: Final = 0.2
 _NOWHERE: Final = Home(Path(os.devnull), Path(os.devnull))
 ANY_PORT: Final = ("/ip4/0.0.0.0/tcp/0",)
@@ -72,6 +73,21 @@ async def open_visitor(config: Config, home: Home, listen: Sequence[str] = ()) -
             shutil.copyfile(home.peers_file, place.peers_file)
         async with open_mesh(Identity.generate(), config, place, ("client",), listen) as network:
             yield network
+
+
+async def acquaint(network: MeshNetwork, target: str) -> None:
+    """Wait until *target*, as in `snapshot.whom`, can be found: just after joining nobody has told of it yet.
+
+    Raises `NoBootstrap` when nobody answers at all; that *target* is not found is for the ping itself to say.
+    """
+    await first_connection(network)
+    peer, addresses = whom(target, [])
+    with trio.move_on_after(FIND_SECONDS):
+        while True:
+            with suppress(MeshError):
+                await network.connect(peer, addresses)
+                return
+            await trio.sleep(LOOK_SECONDS)
 
 
 async def judge_ways(
@@ -245,4 +261,5 @@ async def _settled(visitor: MeshNetwork) -> View:
 def _is_settled(view: View) -> bool:
     if view.reachability in ("public", "mapped"):
         return True
-    return view.reachability == "private" and view.nat != "unknown" and bool(view.relays)
+    trying = any(step.state == "trying" for step in view.steps)
+    return view.reachability == "private" and view.nat != "unknown" and bool(view.relays) and not trying

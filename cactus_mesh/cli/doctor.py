@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
@@ -11,7 +10,7 @@ import click
 
 from cactus_mesh import __version__
 from cactus_mesh.cli.base import command, json_option, main, network_options
-from cactus_mesh.terminal import paint, print_json, printable, say
+from cactus_mesh.terminal import paint, print_json, printable, quieten_network, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,9 +40,7 @@ async def doctor(
     from cactus_mesh.doctor import examine
 
     flags = {"bootstrap": list(bootstrap) or None, "network": network, "ledger": ledger}
-    network_log = logging.getLogger("cactus_mesh.net")
-    if network_log.getEffectiveLevel() == logging.WARNING:  # the report says it all; with -v it is explained as well
-        network_log.setLevel(logging.ERROR)
+    quieten_network()
     if not as_json and sys.stderr.isatty():
         say("looking around; this takes up to 20 seconds")
     findings = await examine(home, flags, (lambda _: None) if as_json else show)

@@ -10,7 +10,7 @@ import click
 
 from cactus_mesh.cli.base import command, json_option, load, main, network_options
 from cactus_mesh.errors import CallTimeout, MeshError, NodeNotRunning, PeerLost, UnreachableError
-from cactus_mesh.terminal import ago, paint, print_json, printable, say, short
+from cactus_mesh.terminal import ago, paint, print_json, printable, quieten_network, say, short
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ DETAIL_AT: Final = 41
 _STATES: Final = {"works": "green", "failed": "red", "trying": "yellow", "not needed": "bright_black"}
 _NETWORK_KEYS: Final = (
     *("reachability", "nat", "port_preserving", "observed", "steps", "relays", "failed_dials", "addresses"),
-    *("peer_id", "address", "network", "ledger", "roles", "started_at", "peers", "peers_known"),
+    *("peer_id", "address", "network", "ledger", "roles", "bootstrap", "started_at", "peers", "peers_known"),
 )
 """Shown in lines of their own; everything else that a node says is listed by name."""
 
@@ -220,16 +220,16 @@ async def _ping_as_visitor(
     *,
     as_json: bool,
 ) -> None:
-    from cactus_mesh.node import first_connection
     from cactus_mesh.snapshot import ping
-    from cactus_mesh.visit import ANY_PORT, open_visitor
+    from cactus_mesh.visit import ANY_PORT, acquaint, open_visitor
 
     there = (target,) if target.startswith("/") else ()
     config = load(home, bootstrap=[*bootstrap, *there] or None, network=network, ledger=ledger)
+    quieten_network()
     if not as_json:
         say("no node runs with this home: joining the network for this ping alone")
     async with open_visitor(config, home, ANY_PORT) as visitor:
-        await first_connection(visitor)
+        await acquaint(visitor, target)
         await _ping(lambda: ping(visitor, target), count, as_json=as_json)
 
 
