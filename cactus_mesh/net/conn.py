@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from multiaddr import Multiaddr
 
     from cactus_mesh.messages import Hello
+    from cactus_mesh.net.addresses import Address
     from cactus_mesh.net.frames import About
     from cactus_mesh.net.rpc import Session
     from cactus_mesh.net.yamux import MeshStream, MeshYamux
@@ -47,6 +48,8 @@ class MeshConn(INetConn):
     about: About | None = None
     said: About | None = None
     """What the peer told us of itself, and we told it, last."""
+    remote: Address | None = None
+    """As `connections.remote` has read it."""
     local_host: str | None = None
     local_port: int | None = None
     """The port of this machine that it leaves from or came to; None when a relay carries it."""

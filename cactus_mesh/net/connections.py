@@ -277,7 +277,9 @@ def is_relayed(conn: MeshConn) -> bool:
 
 def remote(conn: MeshConn) -> Address:
     """Where the other end is seen, or the address of the relay that carries *conn*."""
-    return parse_address(str(conn.get_transport_addresses()[0]))
+    if conn.remote is None:
+        conn.remote = parse_address(str(conn.get_transport_addresses()[0]))
+    return conn.remote
 
 
 def range_of(conn: MeshConn) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
@@ -62,6 +63,7 @@ _results: msgspec.msgpack.Decoder[list[_Result]] = msgspec.msgpack.Decoder(
 )
 
 
+@lru_cache(1_024)
 def endpoint_of(text: str) -> Endpoint | None:
     """``/ip4|ip6/…/tcp/…`` from a peer; None for anything else."""
     try:

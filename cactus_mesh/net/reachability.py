@@ -45,6 +45,8 @@ ASKED_AT_ONCE: Final = 3
 """Peers in one round: two that agree, and one against whom they stand."""
 PATIENCE_SECONDS: Final = 1.5
 """For evidence, after which an undecided machine takes care of itself as a private one does."""
+SETTLE_SECONDS: Final = 0.05
+"""Between two looks at all connections, however fast they come and go."""
 SILENT_SECONDS: Final = 60.0
 """Until a peer that gave no answer is asked again."""
 
@@ -236,6 +238,7 @@ class Reachability:
                 self._report()
                 with trio.move_on_at(self._next_look()):
                     await change.wait()
+                await trio.sleep(SETTLE_SECONDS)
 
     def _questions(self) -> list[tuple[MeshConn, list[Endpoint]]]:
         """Whom to ask now, and about what: those whom we dialled first, at most one at an address."""
@@ -337,7 +340,7 @@ class Reachability:
         self.step("relayed", *self._by_relays())
         if self._mapping_scope is not None and not self._wants_mapping:
             self._mapping_scope.cancel()
-        decided = (self.addresses(), self.wants_relays, self._wants_mapping, self.reach, self.can_be_dialled)
+        decided = (self.addresses(), self.wants_relays, self._wants_mapping, self.reach, self.can_be_dialled, self.nat)
         if decided != self._decided:
             self._decided = decided
             self._changed()

@@ -12,6 +12,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 
 from cactus_mesh.concurrency import open_service_nursery
+from cactus_mesh.core.reachability import NatView
 from cactus_mesh.errors import MeshError, PeerLost, PeerUnreachable
 from cactus_mesh.net.addresses import Scope, parse_address, scope_of, worth_telling
 from cactus_mesh.net.circuits import Relay
@@ -74,6 +75,7 @@ class RunningHost:
         own = ID.from_pubkey(keys.public_key)
         self._shared = shared
         self._known_addresses: list[str] = []
+        self._nat = NatView()
         self.swarm = MeshSwarm(own, keys, BoundedPeerStore(own, keys), max_pending=limits.pending_connections)
         self.connections = Connections(shared, self._connect_known, self._needed)
         self.swarm.greeter = self.connections
@@ -196,11 +198,11 @@ class RunningHost:
 
     def addresses(self) -> list[str]:
         """Where others can reach this peer, the best first, each with its peer id: only what carries as far as the
-        farthest of those that we are connected to."""
+        farthest of those that we are, or will be, connected to."""
         every = self._every_address()
-        farthest = max(map(scope_of_connection, self.connections.all()), default=Scope.NOWHERE)
-        if farthest is Scope.NOWHERE and every:
-            farthest = max(parse_address(address).scope for address in every)
+        connected = [scope_of_connection(conn) for conn in self.connections.all()]
+        bootstrap = [parse_address(text).scope for text in self._shared.settings.bootstrap]
+        farthest = max(connected or bootstrap or [parse_address(text).scope for text in every], default=Scope.GLOBAL)
         return worth_telling(every, farthest)
 
     def invitations(self) -> list[str]:
@@ -221,14 +223,17 @@ class RunningHost:
 
     def _tell_everybody(self) -> None:
         """Our addresses, or what we serve, may have changed."""
-        self.connections.tell_everybody(self.about)
-        every = self._every_address()
+        every, open_ = self._every_address(), self.reachability.can_be_dialled
+        self.connections.tell_everybody(lambda conn: self._about(conn, every, open_))
         if every != self._known_addresses:
             self._known_addresses = every
             self.discovery.moved()
 
     def _reach_changed(self) -> None:
         self._tell_everybody()
+        if self.reachability.nat != self._nat:
+            self._nat = self.reachability.nat
+            self.upgrades.hurry()
         self.connections.announce_change()
 
     def _moved(self, why: str) -> None:
@@ -246,12 +251,16 @@ class RunningHost:
         self._tell_everybody()
 
     def about(self, conn: MeshConn) -> About:
-        """What to say over *conn*: only addresses that can be of use at its other end.  A peer that cannot be dialled
-        neither answers the DHT's queries nor relays."""
+        """What to say over a new connection."""
+        return self._about(conn, self._every_address(), self.reachability.can_be_dialled)
+
+    def _about(self, conn: MeshConn, every: Sequence[str], open_: bool) -> About:
+        """Only addresses that can be of use at the other end.  A peer that cannot be dialled neither answers the DHT's
+        queries nor relays."""
         settings = self._shared.settings
-        addresses = worth_telling(self._every_address(), scope_of_connection(conn))
-        observed = "" if is_relayed(conn) else remote(conn).endpoint
-        open_ = self.reachability.can_be_dialled
         return About(
-            addresses, dht=settings.serve_dht and open_, relay=settings.serve_relay and open_, observed=observed
+            worth_telling(every, scope_of_connection(conn)),
+            dht=settings.serve_dht and open_,
+            relay=settings.serve_relay and open_,
+            observed="" if is_relayed(conn) else remote(conn).endpoint,
         )
