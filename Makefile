@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
 
-.PHONY: demo test check fuzz kill bootstrap-check requirements clean
+.PHONY: demo test check fuzz kill nat bootstrap-check requirements clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.inference
@@ -29,6 +29,10 @@ kill: $(VENV)/.dev
 	$(BIN)/python -m tests.ledger.kill_devnet
 
 # What operators of public nodes need: checked as far as this machine can; as root without a container engine, in a chroot.
+# Every pair of kinds of networks, as root on Linux: minutes; writes the table of docs/nat.md.
+nat: $(VENV)/.dev
+	$(BIN)/python -m tests.nat.matrix --write
+
 bootstrap-check: $(VENV)/.dev
 	$(BIN)/python bootstrap/check.py --image
 
