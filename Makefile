@@ -28,11 +28,11 @@ fuzz: $(VENV)/.dev
 kill: $(VENV)/.dev
 	$(BIN)/python -m tests.ledger.kill_devnet
 
-# What operators of public nodes need: checked as far as this machine can; as root without a container engine, in a chroot.
 # Every pair of kinds of networks, as root on Linux: minutes; writes the table of docs/nat.md.
 nat: $(VENV)/.dev
 	$(BIN)/python -m tests.nat.matrix --write
 
+# What operators of public nodes need: checked as far as this machine can; as root without a container engine, in a chroot.
 bootstrap-check: $(VENV)/.dev
 	$(BIN)/python bootstrap/check.py --image
 
