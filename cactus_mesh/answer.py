@@ -38,6 +38,8 @@ class Result:
     router: PeerId
     orchestrator: PeerId
     delegate: PeerId | None
+    continued_at: int | None
+    """The place of the token from which *orchestrator* went on, when another one was lost before it."""
     max_price: int
     """What the task was allowed to cost before it was sent, in octas."""
     price: int
@@ -55,6 +57,7 @@ class Result:
             "router": self.router,
             "orchestrator": self.orchestrator,
             "delegate": self.delegate,
+            "continued_at": self.continued_at,
             "receipt_verified": True,
             "max_price_octas": self.max_price,
             "price_octas": self.price,

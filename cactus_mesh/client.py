@@ -297,6 +297,7 @@ class Client:
             router=peer_id(router),
             orchestrator=peer_id(chain.liable),
             delegate=peer_id(chain.worker) if chain.delegations else None,
+            continued_at=len(assignment.body.partial.token_ids) if assignment.body.partial else None,
             max_price=request.body.max_price,
             price=SettlementClaim.from_bcs(receipt.body.claim).price,
             receipt=receipt,

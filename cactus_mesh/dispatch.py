@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cactus_mesh.core.delegation import Chain
     from cactus_mesh.core.matching import Candidate
     from cactus_mesh.directory import Directory
-    from cactus_mesh.messages import Order, Receipt, Sealed
+    from cactus_mesh.messages import Order, Partial, Receipt, Sealed
     from cactus_mesh.ports import Network
 
 RUN_METHOD: Final = "task.run"
@@ -68,9 +68,16 @@ class Plan(Protocol):
     task_id: bytes
     max_tokens: int
     deadline_ms: int
+    partial: Partial | None
+    """What had been streamed before this dispatch."""
 
-    def place(self, candidate: Candidate, attempt: int) -> Placed:
-        """Sign the order for *candidate*."""
+    @property
+    def pinned(self) -> bool:
+        """Whether only the orchestrator that works on it now can end the task well."""
+        ...
+
+    def place(self, candidate: Candidate, attempt: int, partial: Partial | None) -> Placed:
+        """Sign the order for *candidate*, who goes on from *partial*."""
         ...
 
     def examine(self, candidate: Candidate, done: Done, seen: Witnessed) -> Evidence:
@@ -100,7 +107,11 @@ class Dispatcher:
         Raises a `MeshError` that says why the task failed.  Cancelling stops the work at the orchestrator.
         """
         machine = routing.TaskMachine(
-            candidates, max_tokens=plan.max_tokens, deadline_ms=plan.deadline_ms, patience=self.patience
+            candidates,
+            max_tokens=plan.max_tokens,
+            deadline_ms=plan.deadline_ms,
+            patience=self.patience,
+            partial=plan.partial,
         )
         async with open_service_nursery() as nursery:
             return await _Run(self, plan, machine, nursery).to_the_end()
@@ -140,8 +151,8 @@ class _Run:
         self, effect: routing.Assign | routing.Abandon | routing.Forward | routing.WakeAt | routing.Record
     ) -> None:
         match effect:
-            case routing.Assign(attempt=attempt, candidate=candidate):
-                placed = self._plan.place(candidate, attempt)
+            case routing.Assign(attempt=attempt, candidate=candidate, partial=partial):
+                placed = self._plan.place(candidate, attempt, partial)
                 self._placed[attempt] = candidate, placed, self._clock()
                 scope = self._scopes[attempt] = trio.CancelScope()
                 self._nursery.start_soon(self._attempt, attempt, candidate, placed.order, scope)
@@ -149,6 +160,7 @@ class _Run:
                 self._scopes[attempt].cancel()
             case routing.Forward(start=start, token_ids=token_ids, text=text):
                 await self._plan.forward(Chunk(self._plan.task_id, start, list(token_ids), text))
+                self._machine.pinned = self._plan.pinned
             case routing.WakeAt(at_ms=at_ms):
                 self._wake_at_ms = at_ms
             case routing.Record():

@@ -24,7 +24,7 @@ MeshError
 │   ├── NoBootstrap, NoRouter, NoOrchestrator, PeerUnreachable, PeerLost, CallTimeout, NetworkFailed
 └── TaskError             this task cannot be done, or not as asked                     exit status 6
     ├── UnknownModel, PromptTooLong, BadParameters, DeadlinePassed, Cancelled, Busy, DuplicateTask
-    └── OrchestratorLost, EngineFailed, PriceTooLow, Draining
+    └── OrchestratorLost, CannotContinue, EngineFailed, PriceTooLow, Draining
 """
 
 from __future__ import annotations
@@ -419,6 +419,11 @@ class DuplicateTask(TaskError):
 
 class OrchestratorLost(TaskError):
     code = "task.orchestrator_lost"
+    retry = True
+
+
+class CannotContinue(TaskError):
+    code = "task.cannot_continue"
     retry = True
 
 

@@ -42,6 +42,8 @@ MAX_MESSAGE_BYTES: Final = 1 << 20
 """One signed message.  The largest is a receipt of `MAX_TOKENS` tokens (9 bytes each) that carries its delegates'."""
 MAX_PROMPT_CHARACTERS: Final = 200_000
 MAX_TOKENS: Final = 16_384
+MAX_PARTIAL_CHARACTERS: Final = 65_536
+"""Of a text that is continued elsewhere; with its prompt it must fit into one order."""
 MAX_CONSTRAINT_CHARACTERS: Final = 20_000
 MAX_CHAIN: Final = 3
 """Delegations in one task.  Each adds a hop of latency and a share of the price; nobody needs more."""
@@ -190,8 +192,18 @@ class TaskRequest(Body, frozen=True):
     consent_signature: _Signature
 
 
+class Partial(_Struct, frozen=True):
+    """What an orchestrator that is lost has streamed of a task: the next one goes on from here, with the same seed."""
+
+    token_ids: Annotated[list[_U32], Meta(min_length=1, max_length=MAX_TOKENS)]
+    text: Annotated[str, Meta(max_length=MAX_PARTIAL_CHARACTERS)]
+
+
 class Assignment(Body, frozen=True):
-    """A router gives a task to the orchestrator named as the envelope's recipient, on the terms of its offer."""
+    """A router gives a task to the orchestrator named as the envelope's recipient, on the terms of its offer.
+
+    All assignments of one task have the same ``router_nonce``, so that every orchestrator makes the same tokens.
+    """
 
     task_id: _Id16
     request_hash: _Hash
@@ -199,6 +211,7 @@ class Assignment(Body, frozen=True):
     attempt: _U32
     offer: ModelOffer
     done_by_ms: _U63
+    partial: Partial | None
 
 
 class Delegation(Body, frozen=True):
@@ -210,6 +223,7 @@ class Delegation(Body, frozen=True):
     max_price: _U63
     share_bps: _Bps
     done_by_ms: _U63
+    partial: Partial | None
 
 
 class Acceptance(Body, frozen=True):

@@ -20,7 +20,7 @@ from cactus_mesh.core.requests import Contract
 from cactus_mesh.core.serving import DELEGATE_DEADLINE_MS, Slots, refuse_unfit
 from cactus_mesh.core.verification import failed_checks
 from cactus_mesh.dispatch import RUN_METHOD, Evidence, Placed
-from cactus_mesh.errors import Busy, DeadlinePassed, Draining, EngineFailed, MeshError
+from cactus_mesh.errors import Busy, CannotContinue, DeadlinePassed, Draining, EngineFailed, MeshError
 from cactus_mesh.identity import address
 from cactus_mesh.messages import (
     MAX_VALIDITY_MS,
@@ -32,6 +32,7 @@ from cactus_mesh.messages import (
     Done,
     ModelOffer,
     Order,
+    Partial,
     PriceTerms,
     Receipt,
     decode_order,
@@ -206,13 +207,19 @@ class Orchestrator:
         request, assignment = chain.request.sealed.body, chain.assignment.body
         seed = seed_of(request.nonce, assignment.router_nonce, request.task_id)
         offer = assignment.offer
-        async with self._engine.generate(offer.digest, request.work, request.sampling, seed) as events:
-            made = await self._stream(call, request.task_id, events)
+        before = chain.partial.token_ids if chain.partial else ()
+        async with self._engine.generate(offer.digest, request.work, request.sampling, seed, before) as events:
+            made = await self._stream(call, request.task_id, events, chain.partial)
         receipt = receipt_for(chain, self.contract, made, self.identity)
         await self._send_receipt(call, order, chain, receipt)
 
-    async def _stream(self, call: Call, task_id: bytes, events: AsyncIterator[EngineEvent]) -> Work:
-        """Pass on tokens as they are made, coalesced in time, and keep what the receipt needs."""
+    async def _stream(
+        self, call: Call, task_id: bytes, events: AsyncIterator[EngineEvent], partial: Partial | None
+    ) -> Work:
+        """Pass on tokens as they are made, coalesced in time, and keep what the receipt needs.
+
+        The engine begins with the tokens of *partial*, if any, which the client has; it must have their text as well.
+        """
         token_ids: list[int] = []
         logprobs: list[float] = []
         text: list[str] = []
@@ -227,6 +234,11 @@ class Orchestrator:
                         text.append(event.text)
                     else:
                         finish = event
+                    if partial is not None and (len(token_ids) >= len(partial.token_ids) or finish is not None):
+                        _refuse_other(partial, token_ids, text)
+                        start, before, partial = len(token_ids), len(text), None
+                if partial is not None:
+                    continue
                 if len(token_ids) > start:
                     chunk = Chunk(task_id, start, token_ids[start:], "".join(text[before:]))
                     await call.send(encode_unsigned(chunk))
@@ -283,6 +295,14 @@ class Orchestrator:
             scope.cancel()
 
 
+def _refuse_other(partial: Partial, token_ids: Sequence[int], text: Sequence[str]) -> None:
+    """Go on only from what this engine would have made itself: whoever signs the receipt answers for all of it."""
+    if list(token_ids) != partial.token_ids or "".join(text) != partial.text:
+        raise CannotContinue(
+            "the text so far is not what this model makes of these tokens, so it is not continued here"
+        )
+
+
 class _Delegated:
     """A task handed on, as a `dispatch.Plan`."""
 
@@ -291,13 +311,15 @@ class _Delegated:
         self.task_id = request.task_id
         self.max_tokens = request.sampling.max_tokens
         self.deadline_ms = chain.done_by_ms - DELEGATE_DEADLINE_MS
+        self.partial = chain.partial
+        self.pinned = False
         self._orchestrator = orchestrator
         self._call = call
         self._order = order
         self._chain = chain
         self._link: Sealed[Delegation] | None = None
 
-    def place(self, candidate: Candidate, attempt: int) -> Placed:
+    def place(self, candidate: Candidate, attempt: int, partial: Partial | None) -> Placed:
         policy = self._orchestrator.policy
         delegation = Delegation(
             task_id=self.task_id,
@@ -306,6 +328,7 @@ class _Delegated:
             max_price=self._chain.max_price,
             share_bps=min(self._chain.share_bps, policy.delegate_share_bps),
             done_by_ms=self.deadline_ms,
+            partial=partial,
         )
         self._link = self._orchestrator.seal(delegation, candidate.orchestrator)
         chain = [*self._order.delegations, self._link.raw]

@@ -215,13 +215,17 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes
+        self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, before: Sequence[int] = ()
     ) -> AbstractAsyncContextManager[AsyncIterator[EngineEvent]]:
         """Run one generation; the iterator ends with exactly one `EngineFinish`.  *seed* has 32 bytes.
 
         Entering the block admits it, or raises `UnknownModel`, `PromptTooLong`, `BadParameters` or `Busy`; the iterator
         may raise `EngineFailed`.  Its slot is free once it has finished or the block is left; leaving early stops the
         work within a few steps.  The deadline is the caller's.
+
+        *before* are tokens that another engine has made of the same work, sampling and seed.  This one goes on from
+        them: it gives them first, with log-probabilities and text of its own, in events of their own.  When it would
+        have chosen another token in any of their places, the iterator raises `CannotContinue`.
         """
         ...
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cactus_mesh.core.routing import Record
     from cactus_mesh.core.verification import Witnessed
     from cactus_mesh.errors import MeshError
-    from cactus_mesh.messages import Chunk, Sealed
+    from cactus_mesh.messages import Chunk, Partial, Sealed
     from cactus_mesh.ports import Call
     from cactus_mesh.router import Router
 
@@ -60,6 +60,7 @@ class RoutedTask:
         self.task_id = request.task_id
         self.max_tokens = request.sampling.max_tokens
         self.deadline_ms = request.deadline_ms
+        self.partial: Partial | None = None
         self._router = router
         self._call = call
         self._opened = opened
@@ -69,7 +70,11 @@ class RoutedTask:
         self._assignment: Sealed[Assignment] | None = None
         self._escrow: trio.Event | None = None
 
-    def place(self, candidate: Candidate, attempt: int) -> Placed:
+    @property
+    def pinned(self) -> bool:
+        return self._escrow is not None
+
+    def place(self, candidate: Candidate, attempt: int, partial: Partial | None) -> Placed:
         assignment = Assignment(
             task_id=self.task_id,
             request_hash=self._opened.sealed.digest,
@@ -77,6 +82,7 @@ class RoutedTask:
             attempt=attempt,
             offer=candidate.offer,
             done_by_ms=self.deadline_ms,
+            partial=partial,
         )
         self._assignment = self._router.seal(assignment, candidate.orchestrator)
         return Placed(Order(self._opened.sealed.raw, self._assignment.raw), self._assignment.digest)

@@ -21,6 +21,7 @@ from cactus_mesh.messages import (
     ModelOffer,
     ModelShape,
     Outcome,
+    Partial,
     PriceTerms,
     Receipt,
     Sampling,
@@ -113,8 +114,8 @@ def bodies() -> dict[str, Body]:
                 constraint=Constraint("regex", "[a-z ]+"),
             ),
         ),
-        "assignment": Assignment(TASK_ID, some_hash, bytes(16), 1, OFFER, NOW_MS + VALID_MS),
-        "delegation": Delegation(TASK_ID, some_hash, 1, 90_000, 8_000, NOW_MS + VALID_MS - 250),
+        "assignment": Assignment(TASK_ID, some_hash, bytes(16), 1, OFFER, NOW_MS + VALID_MS, Partial([5, 6], "so be")),
+        "delegation": Delegation(TASK_ID, some_hash, 1, 90_000, 8_000, NOW_MS + VALID_MS - 250, None),
         "acceptance": Acceptance(TASK_ID, some_hash),
         "receipt": Receipt(
             task_id=TASK_ID,

@@ -28,6 +28,7 @@ NAMED_OTHERWISE = {
     "chat": messages.Chat,
     "chat message": messages.ChatMessage,
     "sampling": messages.Sampling,
+    "partial": messages.Partial,
     "constraint": messages.Constraint,
     "order": messages.Order,
     "accepted": messages.Accepted,

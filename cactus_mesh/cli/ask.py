@@ -78,6 +78,8 @@ async def ask(
         return
     click.echo()
     say(f"\n{len(result.token_ids)} tokens by {result.orchestrator}, receipt verified")
+    if result.continued_at:
+        say(f"another orchestrator was lost after {result.continued_at} tokens; this one went on and is paid for all")
     if result.delegate:
         say(f"worked on by {result.delegate}, to whom it was delegated")
     if wait_paid and split is None:

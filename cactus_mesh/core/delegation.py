@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cactus_mesh.core.requests import Contract, OpenRequest
     from cactus_mesh.identity import PublicKey
-    from cactus_mesh.messages import Order, Sealed
+    from cactus_mesh.messages import Order, Partial, Sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,11 @@ class Chain:
     def share_bps(self) -> int:
         """The delegate's share of the payout; all of it where there is no delegate."""
         return self.delegations[-1].body.share_bps if self.delegations else BPS
+
+    @property
+    def partial(self) -> Partial | None:
+        """What the worker goes on from."""
+        return self.last.body.partial
 
     @property
     def done_by_ms(self) -> int:
@@ -136,9 +141,21 @@ def _check_links(chain: Chain) -> None:
             (body.share_bps > share, "raises the share"),
             (body.done_by_ms > parent.body.done_by_ms, "moves the deadline out"),
             (_recipient(link) in taken, "goes round in a loop"),
+            (not goes_on_from(parent.body.partial, body.partial), "forgets tokens of the order above"),
         )
         for is_broken, how in broken:
             if is_broken:
                 raise DelegationRejected(f"delegation {depth} {how}")
         taken.add(_recipient(link))
         parent, price, share = link, body.max_price, body.share_bps
+
+
+def goes_on_from(earlier: Partial | None, later: Partial | None) -> bool:
+    """Whether *later* begins with all of *earlier*."""
+    if earlier is None:
+        return True
+    return (
+        later is not None
+        and later.token_ids[: len(earlier.token_ids)] == earlier.token_ids
+        and later.text.startswith(earlier.text)
+    )

@@ -25,6 +25,7 @@ from cactus_mesh.errors import (
     UsageError,
 )
 from cactus_mesh.identity import peer_id
+from cactus_mesh.messages import MAX_PARTIAL_CHARACTERS, Partial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,8 +96,11 @@ Event = Accepted | Tokens | Finished | AttemptFailed | Woke
 
 @dataclass(frozen=True, slots=True)
 class Assign:
+    """*partial* is what the task goes on from, when others have begun it."""
+
     attempt: int
     candidate: Candidate
+    partial: Partial | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +151,26 @@ Phase = Literal["asked", "accepted", "streaming", "ended"]
 
 
 class TaskMachine:
-    """Feed it `begin`, then every event as it happens; do its effects in order."""
+    """Feed it `begin`, then every event as it happens; do its effects in order.
+
+    *partial* is what had been streamed before this machine's first candidate.
+    """
 
     def __init__(
-        self, candidates: Sequence[Candidate], *, max_tokens: int, deadline_ms: int, patience: Patience
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        max_tokens: int,
+        deadline_ms: int,
+        patience: Patience,
+        partial: Partial | None = None,
     ) -> None:
         self._waiting = deque(candidates[:MAX_ATTEMPTS])
         self._max_tokens = max_tokens
         self._deadline_ms = deadline_ms
         self._patience = patience
         self._errors: list[MeshError] = []
+        self._lost: OrchestratorLost | None = None
         self._failures = 0
         self._attempt = 0
         self._candidate: Candidate | None = None
@@ -164,10 +178,12 @@ class TaskMachine:
         self._first_token_ms = 0
         self._wake_at_ms = 0
         self.phase: Phase = "asked"
-        self.token_ids: list[int] = []
-        """Accepted so far, in order: what another orchestrator would have to continue from."""
-        self._pieces: list[str] = []
-        self._characters = 0
+        self.pinned = False
+        """Nobody else can go on with the task: its price is in escrow for the one who works on it."""
+        self.token_ids: list[int] = list(partial.token_ids) if partial else []
+        """Accepted so far, in order: what another orchestrator goes on from."""
+        self._pieces: list[str] = [partial.text] if partial else []
+        self._characters = len(self.text)
 
     @property
     def text(self) -> str:
@@ -201,12 +217,14 @@ class TaskMachine:
         if now_ms >= self._deadline_ms:
             return self._end(Fail(self._deadline_passed()))
         if not self._waiting:
-            return self._end(Fail(_most_telling(self._errors)))
+            return self._end(Fail(self._lost or _most_telling(self._errors)))
         self.phase = "asked"
         self._attempt += 1
         self._candidate = self._waiting.popleft()
         self._asked_at_ms = now_ms
-        return [Assign(self._attempt, self._candidate), self._wait(now_ms, self._patience.accept_ms)]
+        self._first_token_ms = 0
+        partial = Partial(list(self.token_ids), self.text) if self.token_ids else None
+        return [Assign(self._attempt, self._candidate, partial), self._wait(now_ms, self._patience.accept_ms)]
 
     def _wait(self, now_ms: int, patience_ms: int) -> WakeAt:
         self._wake_at_ms = min(self._deadline_ms, now_ms + patience_ms)
@@ -255,16 +273,26 @@ class TaskMachine:
     def _attempt_failed(self, error: MeshError, blame: ResultOfAttempt | None, now_ms: int) -> list[Effect]:
         effects: list[Effect] = [] if blame is None else [self._record(blame)]
         if self.phase == "streaming":
-            lost = OrchestratorLost(
-                f"{self._name()} stopped after {len(self.token_ids)} tokens ({error.code}); "
-                "nothing is paid for this task, ask again"
-            )
-            return effects + self._end(Fail(lost))
+            self._lost = self._lost_by(error)
+            if self.pinned or self._characters > MAX_PARTIAL_CHARACTERS:
+                return effects + self._end(Fail(self._lost))
+            digest = self._of_model()
+            self._waiting = deque(each for each in self._waiting if each.offer.digest == digest)
         self._errors.append(error)
         self._failures += not isinstance(error, Busy | Draining)
         if self._failures >= MAX_FAILURES:
             self._waiting.clear()
         return effects + self._ask_next(now_ms)
+
+    def _lost_by(self, error: MeshError) -> OrchestratorLost:
+        return OrchestratorLost(
+            f"{self._name()} stopped after {len(self.token_ids)} tokens ({error.code}) and nobody could go on; "
+            "nothing is paid for this task, ask again"
+        )
+
+    def _of_model(self) -> bytes:
+        assert self._candidate is not None, "tokens come from a candidate"
+        return self._candidate.offer.digest
 
     def _violation(self, how: str, now_ms: int) -> list[Effect]:
         stop = Abandon(self._attempt)

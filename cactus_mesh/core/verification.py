@@ -11,11 +11,12 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from cactus_mesh.core.delegation import goes_on_from
 from cactus_mesh.core.receipts import claim_for, unpack_logprobs
 from cactus_mesh.core.settlement import SettlementClaim
 from cactus_mesh.errors import MessageError
 from cactus_mesh.identity import verify
-from cactus_mesh.messages import Chat, Receipt, Verdict, sampling_digest, text_digest, unseal, work_digest
+from cactus_mesh.messages import Chat, Partial, Receipt, Verdict, sampling_digest, text_digest, unseal, work_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,6 +58,7 @@ def _checks(
     link = chain.delegations[below - 1] if below else chain.assignment
     signer = link.recipient
     yield "signer", receipt.sender == signer
+    yield "partial", goes_on_from(chain.partial, Partial(list(seen.token_ids), seen.text))
     yield "order", body.order_hash == link.digest
     yield from _work_checks(body, chain, contract, seen)
     yield "claim_signature", signer is not None and verify(signer, body.claim, body.claim_signature)

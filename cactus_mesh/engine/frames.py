@@ -30,6 +30,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     work: Work
     sampling: Sampling
     seed: bytes
+    before: list[int] = []
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from cactus_mesh.errors import BadParameters, PromptTooLong, UnknownModel
+from cactus_mesh.errors import BadParameters, CannotContinue, PromptTooLong, UnknownModel
 from cactus_mesh.messages import Chat, Sampling, Work
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ def check_parameters(work: Work, sampling: Sampling, seed: bytes) -> None:
             msgspec.msgpack.decode(msgspec.msgpack.encode(value), type=kind)
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
             raise BadParameters(f"this request is outside the protocol's bounds: {error}") from None
+
+
+def check_before(sampling: Sampling, before: Sequence[int]) -> None:
+    """Tokens to go on from.  Raises `CannotContinue`."""
+    if len(before) > sampling.max_tokens or any(not 0 <= token < 1 << 32 for token in before):
+        raise CannotContinue("there are more tokens to go on from than were asked for, or some are none")
 
 
 def find_model(models: Sequence[EngineModel], digest: bytes, work: Work) -> EngineModel:

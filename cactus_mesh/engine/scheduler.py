@@ -111,13 +111,16 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._placed)
 
-    def admit(self, id_: int, prompt: Sequence[int], max_tokens: int) -> bool:
-        """Take a generation whose prompt and output fit the context; False when all slots are taken."""
+    def admit(self, id_: int, prompt: Sequence[int], max_tokens: int, *, known: int = 0) -> bool:
+        """Take a generation whose prompt and output fit the context; False when all slots are taken.
+
+        *known* tokens of its output are there already; they are read as if they belonged to the prompt.
+        """
         assert len(prompt) > 0
         if len(self) >= self._slots:
             return False
         keys = keys_of(prompt) if self._prefixes.room else ()
-        self._waiting.append(_Text(id_, len(prompt) + max_tokens, len(prompt), keys))
+        self._waiting.append(_Text(id_, len(prompt) + max_tokens, len(prompt) + known, keys))
         return True
 
     def drop(self, id_: int) -> None:

@@ -30,7 +30,7 @@ from cactus_mesh.engine.frames import (
     Token,
     to_frame,
 )
-from cactus_mesh.engine.requests import check_parameters, find_model
+from cactus_mesh.engine.requests import check_before, check_parameters, find_model
 from cactus_mesh.engine.settings import EngineSettings
 from cactus_mesh.engine.worker import WORKER_COMMAND, Worker, WorkerLost, open_worker
 from cactus_mesh.errors import Busy, EngineFailed, MissingExtra, PromptTooLong, from_wire
@@ -173,11 +173,12 @@ class Service:
 
     @asynccontextmanager
     async def generate(
-        self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes
+        self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, before: Sequence[int] = ()
     ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
         check_parameters(work, sampling, seed)
+        check_before(sampling, before)
         find_model(self._models, model_digest, work)
-        start = Start(next(self._ids), model_digest, work, sampling, seed)
+        start = Start(next(self._ids), model_digest, work, sampling, seed, list(before))
         frame = to_frame(start)
         if len(frame) > MAX_FRAME_BYTES:
             raise PromptTooLong(f"the prompt has {len(frame)} bytes; the engine takes at most {MAX_FRAME_BYTES}")

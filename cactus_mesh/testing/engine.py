@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cactus_mesh.engine.requests import check_length, check_parameters, find_model
+from cactus_mesh.engine.requests import check_before, check_length, check_parameters, find_model
 from cactus_mesh.engine.text import StopStrings
-from cactus_mesh.errors import BadParameters, Busy, EngineFailed
+from cactus_mesh.errors import BadParameters, Busy, CannotContinue, EngineFailed
 from cactus_mesh.messages import Generate, ModelShape
 from cactus_mesh.ports import EngineFinish, EngineModel, EngineTokens
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from cactus_mesh.messages import FinishReason, Sampling, Work
     from cactus_mesh.ports import EngineEvent
@@ -80,9 +80,10 @@ class FakeEngine:
 
     @asynccontextmanager
     async def generate(
-        self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes
+        self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, before: Sequence[int] = ()
     ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
         check_parameters(work, sampling, seed)
+        check_before(sampling, before)
         model = find_model(self.models, model_digest, work)
         prompt_tokens = _count(work)
         check_length(model, prompt_tokens, sampling.max_tokens)
@@ -92,30 +93,42 @@ class FakeEngine:
         ticket = object()
         self._running.add(ticket)
         self.started += 1
-        events = self._events(ticket, prompt_tokens, sampling)
+        events = self._events(ticket, prompt_tokens, sampling, list(before))
         try:
             yield events
         finally:
             self._running.discard(ticket)
             await events.aclose()
 
-    async def _events(self, ticket: object, prompt_tokens: int, sampling: Sampling) -> AsyncGenerator[EngineEvent]:
+    async def _events(
+        self, ticket: object, prompt_tokens: int, sampling: Sampling, before: list[int]
+    ) -> AsyncGenerator[EngineEvent]:
         stops = StopStrings(sampling.stop)
         finish: FinishReason | None = None
-        count = 0
+        token_ids: list[int] = []
+        held = ""
         while finish is None:
-            await trio.sleep(self._delay_seconds)
-            if count == self._fail_after:
+            if len(token_ids) >= len(before):
+                await trio.sleep(self._delay_seconds)
+            if len(token_ids) == self._fail_after:
                 self._running.discard(ticket)
-                raise EngineFailed(f"the fake engine was told to fail after {count} tokens")
-            piece = self._pieces[count]
-            count += 1
-            finish, text = self._decide(count, *stops.push(piece), sampling)
+                raise EngineFailed(f"the fake engine was told to fail after {len(token_ids)} tokens")
+            piece = self._pieces[len(token_ids)]
+            token_ids.append(len(token_ids) + 1 if piece else _END_ID)
+            finish, text = self._decide(len(token_ids), *stops.push(piece), sampling)
             if finish in ("length", "stop"):
                 text += stops.flush()
-            yield EngineTokens((count if piece else _END_ID,), (_LOGPROB,), text)
+            held += text
+            forged = token_ids != before[: len(token_ids)] and len(token_ids) <= len(before)
+            if forged or (finish is not None and len(token_ids) < len(before)):
+                self._running.discard(ticket)
+                raise CannotContinue("the fake engine makes other tokens than those before")
+            if len(token_ids) == len(before):
+                yield EngineTokens(tuple(token_ids), (_LOGPROB,) * len(token_ids), held)
+            elif len(token_ids) > len(before):
+                yield EngineTokens((token_ids[-1],), (_LOGPROB,), text)
         self._running.discard(ticket)
-        yield EngineFinish(finish, prompt_tokens, compute_ms=count)
+        yield EngineFinish(finish, prompt_tokens, compute_ms=len(token_ids) - len(before))
 
     def _decide(self, count: int, text: str, stopped: bool, sampling: Sampling) -> tuple[FinishReason | None, str]:
         if stopped:

@@ -97,6 +97,7 @@ def assignment_of(asked: Sealed[TaskRequest], **changes: Any) -> Assignment:
         "attempt": 1,
         "offer": OFFER,
         "done_by_ms": asked.body.deadline_ms,
+        "partial": None,
     }
     return Assignment(**{**fields, **changes})
 
@@ -109,6 +110,7 @@ def delegation_of(parent: Sealed[Any], place: int, **changes: Any) -> Delegation
         "max_price": 100_000 - place,
         "share_bps": 9_000 - 100 * place,
         "done_by_ms": parent.body.done_by_ms - 250,
+        "partial": parent.body.partial,
     }
     return Delegation(**{**fields, **changes})
 

@@ -20,7 +20,16 @@ from cactus_mesh.errors import (
     MessageMisdirected,
     MessageUnknownType,
 )
-from cactus_mesh.messages import MAX_CHAIN, MAX_CLOCK_SKEW_MS, Assignment, Order, decode_order, encode_unsigned, unseal
+from cactus_mesh.messages import (
+    MAX_CHAIN,
+    MAX_CLOCK_SKEW_MS,
+    Assignment,
+    Order,
+    Partial,
+    decode_order,
+    encode_unsigned,
+    unseal,
+)
 from tests.core.cases import (
     DEADLINE_MS,
     SECOND_DELEGATE,
@@ -35,6 +44,7 @@ from tests.core.cases import (
 from tests.samples import CLIENT, DELEGATE, NOW_MS, ORCHESTRATOR, ROUTER, VALID_MS, consent, request
 
 SOON_MS = NOW_MS + 1
+SO_FAR = Partial([5, 6], "so")
 
 
 @pytest.mark.parametrize("depth", range(MAX_CHAIN + 1))
@@ -83,11 +93,22 @@ def test_an_assignment_that_breaks_a_rule_is_refused_by_its_name(changes, rule):
         ({"done_by_ms": DEADLINE_MS + 1}, "moves the deadline out"),
         ({"recipient": ORCHESTRATOR.public_key}, "goes round in a loop"),
         ({"recipient": None}, "must name who is to carry it out"),
+        ({"partial": None}, "forgets tokens"),
+        ({"partial": Partial([5], "so")}, "forgets tokens"),
+        ({"partial": Partial([5, 6, 7], "no be")}, "forgets tokens"),
     ],
 )
 def test_a_link_that_breaks_a_rule_is_refused_by_its_name(depth, changes, rule):
     with pytest.raises(DelegationRejected, match=rule):
-        chain_of(depth, links={depth: changes})
+        chain_of(depth, assignment={"partial": SO_FAR}, links={depth: changes})
+
+
+def test_a_link_may_know_more_tokens_than_the_one_above():
+    more = Partial([5, 6, 7], "so be")
+    chain = chain_of(2, assignment={"partial": SO_FAR}, links={2: {"partial": more}})
+    assert chain.partial == more
+    assert chain_of(1, links={1: {"partial": more}}).partial == more
+    assert chain_of(1).partial is None
 
 
 def test_price_share_and_deadline_may_stay_as_they_are():

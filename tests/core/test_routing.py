@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec import structs
 
 from cactus_mesh.core.routing import (
     MAX_ATTEMPTS,
@@ -28,7 +29,9 @@ from cactus_mesh.core.routing import (
 )
 from cactus_mesh.errors import (
     Busy,
+    CannotContinue,
     DeadlinePassed,
+    Draining,
     EngineFailed,
     NoOrchestrator,
     OrchestratorLost,
@@ -39,6 +42,7 @@ from cactus_mesh.errors import (
     ReceiptRejected,
     UsageError,
 )
+from cactus_mesh.messages import MAX_PARTIAL_CHARACTERS, Partial
 from tests.core.cases import candidate
 
 ACCEPT_MS, FIRST_TOKEN_MS, STALL_MS, DEADLINE_MS, MAX_TOKENS = 100, 1_000, 300, 10_000, 8
@@ -180,20 +184,71 @@ def test_nobody_is_asked_once_the_deadline_has_passed():
     assert isinstance(failure(effects), DeadlinePassed)
 
 
-# --- once tokens have been seen, nobody takes over in silence ------------------------------------------------------
+# --- once tokens have been seen, the next one goes on from them ----------------------------------------------------
+
+SO_FAR = Partial([5, 6], "so")
 
 
-def test_who_is_lost_mid_stream_ends_the_task_with_a_clear_error():
-    effects = streaming().handle(AttemptFailed(1, PeerLost("gone")), 60)
-    assert effects[0] == Record(A, "failed", 50)
-    assert isinstance(failure(effects), OrchestratorLost)
-    assert "stopped after 2 tokens (unreachable.peer_lost)" in failure(effects).message
+def test_who_is_lost_mid_stream_is_replaced_by_the_next_who_goes_on():
+    task = streaming()
+    effects = task.handle(AttemptFailed(1, PeerLost("gone")), 60)
+    assert effects == [Record(A, "failed", 50), Assign(2, B, SO_FAR), WakeAt(60 + ACCEPT_MS)]
+    task.handle(Accepted(2), 70)
+    assert task.handle(Tokens(2, 2, (7,), " be"), 75)[0] == Forward(2, (7,), " be")
+    assert task.handle(Finished(2, ()), 80) == [Record(B, "completed", 15), Succeed(2)]
+    assert (task.token_ids, task.text) == ([5, 6, 7], "so be")
 
 
-def test_a_stalled_stream_is_given_up():
+def test_who_shuts_down_mid_stream_is_replaced_without_blame():
+    assert streaming().handle(AttemptFailed(1, Draining("bye")), 60)[0] == Assign(2, B, SO_FAR)
+
+
+def test_a_stalled_stream_goes_on_elsewhere():
     effects = streaming().handle(Woke(), 50 + STALL_MS)
-    assert effects[:2] == [Abandon(1), Record(A, "timed_out", 50)]
-    assert isinstance(failure(effects), OrchestratorLost)
+    assert effects[:3] == [Abandon(1), Record(A, "timed_out", 50), Assign(2, B, SO_FAR)]
+
+
+def test_who_goes_on_may_have_nothing_to_add():
+    task = streaming()
+    task.handle(AttemptFailed(1, PeerLost("gone")), 60)
+    task.handle(Accepted(2), 70)
+    assert task.handle(Finished(2, ()), 80) == [Record(B, "completed", 0), Succeed(2)]
+
+
+def test_when_nobody_can_go_on_the_error_tells_where_the_stream_stopped():
+    task = streaming()
+    task.handle(AttemptFailed(1, PeerLost("gone")), 60)
+    error = failure(task.handle(AttemptFailed(2, CannotContinue("other tokens")), 70))
+    assert isinstance(error, OrchestratorLost)
+    assert "stopped after 2 tokens (unreachable.peer_lost) and nobody could go on" in error.message
+
+
+def test_only_the_same_model_can_go_on():
+    other = candidate("b", offer=structs.replace(A.offer, digest=bytes(32)))
+    task = TaskMachine([A, other], max_tokens=MAX_TOKENS, deadline_ms=DEADLINE_MS, patience=PATIENCE)
+    task.begin(0)
+    task.handle(Accepted(1), 10)
+    task.handle(Tokens(1, 0, (5, 6), "so"), 50)
+    assert isinstance(failure(task.handle(AttemptFailed(1, PeerLost("gone")), 60)), OrchestratorLost)
+
+
+def test_a_task_that_is_pinned_or_very_long_does_not_move():
+    task = streaming()
+    task.pinned = True
+    assert isinstance(failure(task.handle(AttemptFailed(1, PeerLost("gone")), 60)), OrchestratorLost)
+    task = TaskMachine(CANDIDATES[:2], max_tokens=100, deadline_ms=DEADLINE_MS, patience=PATIENCE)
+    task.begin(0)
+    task.handle(Accepted(1), 10)
+    task.handle(Tokens(1, 0, (5,) * 80, "x" * (MAX_PARTIAL_CHARACTERS + 1)), 50)
+    assert isinstance(failure(task.handle(AttemptFailed(1, PeerLost("gone")), 60)), OrchestratorLost)
+
+
+def test_a_task_that_others_have_begun_goes_on_where_they_stopped():
+    task = TaskMachine([A], max_tokens=3, deadline_ms=DEADLINE_MS, patience=PATIENCE, partial=SO_FAR)
+    assert task.begin(0)[0] == Assign(1, A, SO_FAR)
+    task.handle(Accepted(1), 10)
+    assert task.handle(Tokens(1, 2, (7,), " be"), 20)[0] == Forward(2, (7,), " be")
+    assert task.text == "so be"
 
 
 # --- broken rules --------------------------------------------------------------------------------------------------
@@ -222,11 +277,9 @@ def test_who_breaks_a_rule_is_stopped_blamed_and_replaced(task, event, how):
 @pytest.mark.parametrize(
     "event", [Tokens(1, 0, (5,), "again"), Tokens(1, 3, (5,), "gap"), Tokens(1, 2, (5,) * 7, "too many")]
 )
-def test_who_breaks_a_rule_mid_stream_ends_the_task(event):
+def test_who_breaks_a_rule_mid_stream_is_replaced_and_what_broke_it_is_not_passed_on(event):
     task = streaming()
-    effects = task.handle(event, 60)
-    assert effects[:2] == [Abandon(1), Record(A, "failed", 50)]
-    assert isinstance(failure(effects), OrchestratorLost)
+    assert task.handle(event, 60)[:3] == [Abandon(1), Record(A, "failed", 50), Assign(2, B, SO_FAR)]
     assert task.token_ids == [5, 6]
 
 
@@ -295,7 +348,8 @@ class AnyEvents(RuleBasedStateMachine):
         for effect in effects:
             assert not self.ended, "nothing may follow the end"
             if isinstance(effect, Assign):
-                assert not self.of(Forward), "nobody takes over once tokens were forwarded"
+                forwarded = [token for each in self.of(Forward) for token in each.token_ids]
+                assert (effect.partial.token_ids if effect.partial else []) == forwarded, "all of it, and no more"
             if isinstance(effect, WakeAt):
                 assert self.now <= effect.at_ms <= DEADLINE_MS or self.now >= DEADLINE_MS
                 self.wake_at = effect.at_ms

@@ -17,7 +17,7 @@ from cactus_mesh.core import verification
 from cactus_mesh.core.receipts import pack_logprobs, receipt_for, unpack_logprobs
 from cactus_mesh.core.settlement import NOBODY, SettlementClaim
 from cactus_mesh.core.verification import CLOCK_SLACK_MS, failed_checks, most_prompt_tokens, verdict_on
-from cactus_mesh.messages import MAX_TOKENS, Chat, ChatMessage, Generate, PriceTerms, Receipt, Sampling, unseal
+from cactus_mesh.messages import MAX_TOKENS, Chat, ChatMessage, Generate, Partial, PriceTerms, Receipt, Sampling, unseal
 from tests.core.cases import (
     STRANGER,
     THIS_CONTRACT,
@@ -111,6 +111,21 @@ FORGED = {
 @pytest.mark.parametrize(("name", "change"), FORGED.items())
 def test_each_forged_field_fails_by_its_own_name(name, change):
     assert failed(liable_receipt(DIRECT, WORK, **change)) == (name,)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize(
+    ("token_ids", "text", "holds"),
+    [
+        ([100, 101], " sand sand", True),
+        ([100, 999], " sand sand", False),
+        ([100, 101], " sand dust", False),
+        (list(range(100, 117)), " sand" * 17, False),
+    ],
+)
+def test_the_streamed_tokens_go_on_from_those_that_the_order_names(depth, token_ids, text, holds):
+    chain = chain_of(depth, assignment={"partial": Partial(token_ids, text)})
+    assert failed(liable_receipt(chain, WORK), chain, WORK) == (() if holds else ("partial",))
 
 
 @pytest.mark.parametrize("change", [{"model_digest": HASH}, {"dtype": "int8"}])
@@ -296,7 +311,7 @@ def test_every_check_has_been_made_to_fail():
     tree = ast.parse(inspect.getsource(verification))
     yields = [node.value.elts[0] for node in ast.walk(tree) if isinstance(node, ast.Yield)]
     names = {node.value for node in yields if isinstance(node, ast.Constant)}
-    made_to_fail = {*FORGED, "signer", "model", "tokens", "length", "prompt_tokens", "compute_time", "claim"}
+    made_to_fail = {*FORGED, "signer", "partial", "model", "tokens", "length", "prompt_tokens", "compute_time", "claim"}
     assert names == made_to_fail | {"delegate_receipt", "delegate_signature"}
 
 

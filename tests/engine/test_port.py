@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from cactus_mesh.errors import BadParameters, Busy, PromptTooLong, UnknownModel
+from cactus_mesh.errors import BadParameters, Busy, CannotContinue, PromptTooLong, UnknownModel
 from cactus_mesh.messages import Chat, ChatMessage, Generate, Sampling
 from cactus_mesh.ports import EngineFinish, EngineTokens
 from tests.engine.conftest import SLOTS
@@ -46,6 +46,56 @@ async def make(engine: Engine, work: Work = QUESTION, sampling: Sampling | None 
     digest = engine.models[model].digest
     async with engine.generate(digest, work, sampling or Sampling(max_tokens=64), SEED) as events:
         return made_of([event async for event in events])
+
+
+async def go_on(engine: Engine, whole: Made, cut: int, sampling: Sampling | None = None) -> Made:
+    """What follows the first *cut* tokens of *whole*, which it repeats."""
+    sampling = sampling or Sampling(max_tokens=64)
+    before = whole.token_ids[:cut]
+    async with engine.generate(engine.models[0].digest, QUESTION, sampling, SEED, before) as events:
+        found = [event async for event in events]
+    given = 0
+    for event in found:
+        if isinstance(event, EngineTokens):
+            assert given >= cut or given + len(event.token_ids) <= cut, "no event has both old tokens and new ones"
+            given += len(event.token_ids)
+    return made_of(found)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(max_tokens=24), Sampling(max_tokens=24, temperature_milli=900)])
+def test_another_engines_beginning_is_continued_as_if_it_were_its_own(run: Run[None], sampling: Sampling) -> None:
+    async def scenario(engine: Engine) -> None:
+        whole = await make(engine, sampling=sampling)
+        for cut in {1, 2, len(whole.token_ids) // 2, len(whole.token_ids) - 1, len(whole.token_ids)}:
+            made = await go_on(engine, whole, cut, sampling)
+            assert (made.token_ids, made.text, made.finish.finish) == (
+                whole.token_ids,
+                whole.text,
+                whole.finish.finish,
+            )
+            assert made.logprobs == pytest.approx(whole.logprobs, abs=1e-4)
+            assert made.finish.prompt_tokens == whole.finish.prompt_tokens
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_beginning_that_it_would_not_have_made_is_refused(run: Run[None], place: int) -> None:
+    async def scenario(engine: Engine) -> None:
+        whole = await make(engine)
+        for wrong in (whole.token_ids[place] + 1, 2**32 - 1):
+            forged = Made([*whole.token_ids], [], "", whole.finish)
+            forged.token_ids[place] = wrong
+            with pytest.raises(CannotContinue):
+                await go_on(engine, forged, 6)
+        with pytest.raises(CannotContinue):
+            await go_on(engine, Made([7] * 65, [], "", whole.finish), 65)
+        over = Made([*whole.token_ids, 7], [], "", whole.finish)
+        with pytest.raises(CannotContinue):
+            await go_on(engine, over, len(over.token_ids))
+        assert (await make(engine)).token_ids == whole.token_ids
+
+    run(scenario)
 
 
 def refusal(

@@ -148,10 +148,99 @@ async def test_an_orchestrator_lost_later_is_a_clear_error_and_nothing_is_paid(a
         await anext(aiter(answer))
         world.mesh.kill(identity("orchestrator").peer_id)
 
-        with pytest.raises(OrchestratorLost, match="after 1 tokens"):
+        with pytest.raises(OrchestratorLost, match=r"after 1 tokens .* nobody could go on"):
             await answer.wait()
         await trio.sleep(5)
         assert (await world.ledger.client(client.identity.address)).deposit == 10**9
+
+
+async def test_an_orchestrator_lost_mid_stream_is_replaced_by_another_that_goes_on_and_is_paid(autojump_clock):
+    async with open_world() as world:
+        await world.router()
+        await world.orchestrator(FIRST, engine=FakeEngine(delay_seconds=1.0), stake=LARGE_STAKE)
+        await world.orchestrator(SECOND, engine=FakeEngine(delay_seconds=0.1), stake=SMALL_STAKE)
+        client = await world.client()
+        await world.settle_down()
+
+        answer = client.generate("go", model="fake")
+        pieces = [await anext(answer), await anext(answer)]
+        world.mesh.kill(identity(FIRST).peer_id)
+        pieces += [piece async for piece in answer]
+        split = await client.paid(answer.result)
+
+        assert "".join(pieces) == FAKE_TEXT
+        assert (answer.result.orchestrator, answer.result.continued_at) == (identity(SECOND).peer_id, 2)
+        assert await world.ledger.balance(identity(SECOND).address) == split.orchestrator > 0
+        assert await world.ledger.balance(identity(FIRST).address) == 0
+        assert world.ledger.conserved
+
+
+async def test_an_engine_that_fails_mid_stream_is_replaced(autojump_clock):
+    async with open_world() as world:
+        await world.router()
+        await world.orchestrator(FIRST, engine=FakeEngine(fail_after=5), stake=LARGE_STAKE)
+        await world.orchestrator(SECOND, stake=SMALL_STAKE)
+        client = await world.client()
+        await world.settle_down()
+
+        result = await client.generate("go", model="fake").wait()
+
+        assert (result.text, result.continued_at) == (FAKE_TEXT, 5)
+
+
+async def test_who_would_have_made_other_tokens_does_not_go_on_from_them(autojump_clock):
+    async with open_world() as world:
+        await world.router()
+        await world.orchestrator(FIRST, engine=FakeEngine("A lie is told", fail_after=3), stake=LARGE_STAKE)
+        await world.orchestrator(SECOND, stake=SMALL_STAKE)
+        client = await world.client()
+        await world.settle_down()
+
+        with pytest.raises(OrchestratorLost, match="nobody could go on"):
+            await client.generate("go", model="fake").wait()
+
+
+async def test_a_delegate_lost_mid_stream_is_replaced_by_another_that_goes_on(autojump_clock):
+    async with open_world() as world:
+        await world.router()
+        policy = ServingPolicy(delegated_slots=4)
+        await world.orchestrator(FIRST, engine=FakeEngine(slots=1, delay_seconds=2.0), policy=policy)
+        await world.orchestrator(SECOND, engine=FakeEngine(delay_seconds=1.0), stake=2 * SMALL_STAKE)
+        await world.orchestrator("orchestrator c", stake=SMALL_STAKE)
+        client = await world.client()
+        await world.settle_down()
+
+        first = client.generate("one", model="fake", max_price=PRICE_ABOVE_SMALL_STAKE)
+        await anext(first)
+        second = client.generate("two", model="fake", max_price=PRICE_ABOVE_SMALL_STAKE)
+        await anext(second)
+        world.mesh.kill(identity(SECOND).peer_id)
+        result = await second.wait()
+
+        assert (result.text, result.delegate) == (FAKE_TEXT, identity("orchestrator c").peer_id)
+        assert (await client.paid(result)).delegate > 0
+
+
+async def test_who_goes_on_for_a_lost_one_may_delegate_what_is_left(autojump_clock):
+    async with open_world() as world:
+        await world.router()
+        await world.orchestrator(FIRST, engine=FakeEngine(slots=1, delay_seconds=1.0), stake=LARGE_STAKE)
+        policy = ServingPolicy(delegated_slots=4)
+        await world.orchestrator(SECOND, engine=FakeEngine(slots=1, delay_seconds=5.0), policy=policy)
+        await world.orchestrator("orchestrator c", stake=SMALL_STAKE)
+        client = await world.client()
+        await world.settle_down()
+
+        answer = client.generate("one", model="fake", max_price=PRICE_ABOVE_SMALL_STAKE)
+        await anext(answer)
+        blocking = client.generate("two", model="fake", max_price=PRICE_ABOVE_SMALL_STAKE)
+        assert await blocking.accepted() == identity(SECOND).peer_id
+        world.mesh.kill(identity(FIRST).peer_id)
+        result = await answer.wait()
+
+        assert (result.text, bool(result.continued_at)) == (FAKE_TEXT, True)
+        chain = (identity(SECOND).peer_id, identity("orchestrator c").peer_id)
+        assert (result.orchestrator, result.delegate) == chain
 
 
 async def test_an_engine_that_fails_before_its_first_token_is_replaced(autojump_clock):

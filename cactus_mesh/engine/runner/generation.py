@@ -12,7 +12,7 @@ from cactus_mesh.engine.requests import check_length
 from cactus_mesh.engine.runner.constraints import Constrained
 from cactus_mesh.engine.sampling import Before, choose
 from cactus_mesh.engine.text import OutputText
-from cactus_mesh.errors import BadParameters
+from cactus_mesh.errors import BadParameters, CannotContinue
 from cactus_mesh.messages import Generate
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Made:
 
 
 class Generation:
-    """Raises `BadParameters` or `PromptTooLong` when it cannot be begun."""
+    """Raises `BadParameters`, `PromptTooLong` or `CannotContinue` when it cannot be begun."""
 
     def __init__(self, model: LoadedModel, start: Start) -> None:
         self._model = model
@@ -44,6 +44,10 @@ class Generation:
         self._seed = start.seed
         self.prompt = prompt_ids(model, start.work)
         check_length(model.facts.model(), len(self.prompt), start.sampling.max_tokens)
+        self.before = start.before
+        """Tokens that another engine has made, each of which is chosen here again."""
+        if any(token >= model.vocabulary for token in self.before):
+            raise _cannot_continue(model)
         self._output: list[int] = []
         wanted = start.sampling.constraint
         self._constrained = Constrained(model, wanted) if wanted is not None else None
@@ -55,6 +59,11 @@ class Generation:
         return self._sampling.max_tokens
 
     @property
+    def made(self) -> int:
+        """Tokens chosen so far."""
+        return len(self._output)
+
+    @property
     def compute_ms(self) -> int:
         """Its share of the time of the passes that it was part of, rounded up."""
         return math.ceil(self._seconds * 1000)
@@ -63,9 +72,26 @@ class Generation:
         self._seconds += seconds
 
     def tokens(self, start: int, end: int) -> Sequence[int]:
+        output = self._output if len(self._output) > len(self.before) else self.before
         if start >= len(self.prompt):
-            return self._output[start - len(self.prompt) : end - len(self.prompt)]
-        return [*self.prompt, *self._output][start:end]
+            return output[start - len(self.prompt) : end - len(self.prompt)]
+        return [*self.prompt, *output][start:end]
+
+    def take_all(self, rows: np.ndarray[Any, np.dtype[np.float64]]) -> list[Made]:
+        """Choose a token from each of *rows*, up to the last that there is.
+
+        Raises `EngineFailed`, and `CannotContinue` where another token was chosen before.
+        """
+        taken: list[Made] = []
+        for row in rows:
+            taken.append(self.take(row))
+            at = len(self._output) - 1
+            differs = at < len(self.before) and self.before[at] != taken[-1].token_id
+            if differs or (taken[-1].finish is not None and at < len(self.before) - 1):
+                raise _cannot_continue(self._model)
+            if taken[-1].finish is not None:
+                break
+        return taken
 
     def take(self, logits: np.ndarray[Any, np.dtype[np.float64]]) -> Made:
         """Choose the next token from the logits after all tokens so far.  Raises `EngineFailed`."""
@@ -95,6 +121,10 @@ class Generation:
         text = self._model.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
+
+
+def _cannot_continue(model: LoadedModel) -> CannotContinue:
+    return CannotContinue(f"the tokens to go on from are not what {model.facts.name} makes of this task")
 
 
 def prompt_ids(model: LoadedModel, work: Work) -> list[int]:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from cactus_mesh.engine.scheduler import Piece
     from cactus_mesh.engine.settings import EngineSettings
 
-    Row = np.ndarray[Any, np.dtype[np.float64]]
+    Rows = np.ndarray[Any, np.dtype[np.float64]]
+    """One for each token that is due, with a number for each id."""
 
 
 class Lane:
@@ -48,7 +49,8 @@ class Lane:
     def start(self, start: Start) -> None:
         """Raises `Busy`, `BadParameters` or `PromptTooLong`."""
         generation = Generation(self.model, start)
-        if not self._scheduler.admit(start.id, generation.prompt, generation.max_tokens):
+        known = len(generation.before)
+        if not self._scheduler.admit(start.id, generation.prompt, generation.max_tokens, known=known):
             raise Busy("all slots are taken; try again or ask another orchestrator")
         self._generations[start.id] = generation
 
@@ -74,15 +76,15 @@ class Lane:
 
     # --- computing ---------------------------------------------------------------------------------------------------
 
-    def _compute(self, pieces: Sequence[Piece]) -> tuple[dict[int, Row], dict[int, MeshError]]:
-        """The logits of those whose next token is due.  When all together fail, each is tried alone."""
-        reads = [Read(piece, self._generations[piece.id].tokens(piece.start, piece.end)) for piece in pieces]
+    def _compute(self, pieces: Sequence[Piece]) -> tuple[dict[int, Rows], dict[int, MeshError]]:
+        """The logits of those whose next tokens are due.  When all together fail, each is tried alone."""
+        reads = [self._read(piece) for piece in pieces]
         try:
             return self._rows(reads), {}
         except Exception as error:
             if len(reads) == 1:
                 return {}, {reads[0].piece.id: failure(error)}
-        rows: dict[int, Row] = {}
+        rows: dict[int, Rows] = {}
         failures: dict[int, MeshError] = {}
         for read in reads:
             try:
@@ -91,15 +93,20 @@ class Lane:
                 failures[read.piece.id] = failure(error)
         return rows, failures
 
-    def _rows(self, reads: Sequence[Read]) -> dict[int, Row]:
-        return {id_: row.double().numpy() for id_, row in self.model.passes.run(reads).items()}
+    def _read(self, piece: Piece) -> Read:
+        generation = self._generations[piece.id]
+        wanted = max(0, piece.end - max(piece.start, len(generation.prompt) - 1))
+        return Read(piece, generation.tokens(piece.start, piece.end), wanted)
 
-    def _choose(self, rows: dict[int, Row]) -> tuple[dict[int, Made], dict[int, MeshError]]:
-        made: dict[int, Made] = {}
+    def _rows(self, reads: Sequence[Read]) -> dict[int, Rows]:
+        return {id_: each.double().numpy() for id_, each in self.model.passes.run(reads).items()}
+
+    def _choose(self, rows: dict[int, Rows]) -> tuple[dict[int, list[Made]], dict[int, MeshError]]:
+        made: dict[int, list[Made]] = {}
         failures: dict[int, MeshError] = {}
-        for id_, row in rows.items():
+        for id_, each in rows.items():
             try:
-                made[id_] = self._generations[id_].take(row)
+                made[id_] = self._generations[id_].take_all(each)
             except Exception as error:
                 failures[id_] = failure(error)
         return made, failures
@@ -112,15 +119,16 @@ class Lane:
 
     # --- telling -----------------------------------------------------------------------------------------------------
 
-    def _tell_made(self, made: dict[int, Made]) -> Iterator[Event]:
-        for id_, each in made.items():
-            yield Token(id_, each.token_id, each.logprob, each.text)
-            if each.finish is None:
-                self._scheduler.made(id_)
-                continue
+    def _tell_made(self, made: dict[int, list[Made]]) -> Iterator[Event]:
+        for id_, tokens in made.items():
+            for each in tokens:
+                yield Token(id_, each.token_id, each.logprob, each.text)
             generation = self._generations[id_]
-            yield Finished(id_, each.finish, len(generation.prompt), generation.compute_ms)
-            self.drop(id_)
+            if tokens[-1].finish is not None:
+                yield Finished(id_, tokens[-1].finish, len(generation.prompt), generation.compute_ms)
+                self.drop(id_)
+            elif generation.made > len(generation.before):
+                self._scheduler.made(id_)
 
     def _tell_failed(self, failures: dict[int, MeshError]) -> Iterator[Event]:
         for id_, error in failures.items():

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A piece and the ids of its tokens."""
+    """A piece and the ids of its tokens; the logits after the last *wanted* of them are asked for."""
 
     piece: Piece
     ids: Sequence[int]
+    wanted: int
 
 
 class Passes:
@@ -38,13 +39,14 @@ class Passes:
         self._attention.install(network)
 
     def run(self, reads: Sequence[Read]) -> dict[int, torch.Tensor]:
-        """The logits after each piece that is its text's last, by generation; single precision, on the CPU."""
+        """The logits that are wanted, a row for each token, by generation; single precision, on the CPU."""
         reads = sorted(reads, key=lambda read: (len(read.ids) > 1, read.piece.place.shelf, read.piece.place.row))
         device = self._network.device
         ids = [token for read in reads for token in read.ids]
         positions = [at for read in reads for at in range(read.piece.start, read.piece.end)]
         ends = list(accumulate(len(read.ids) for read in reads))
-        wanted = {read.piece.id: end - 1 for read, end in zip(reads, ends, strict=True) if read.piece.last}
+        asked = [read for read in reads if read.wanted]
+        wanted = [at for read, end in zip(reads, ends, strict=True) for at in range(end - read.wanted, end)]
         with torch.inference_mode():
             self._attention.begin(groups_of([read.piece for read in reads]))
             output = self._network(
@@ -52,7 +54,8 @@ class Passes:
                 position_ids=torch.tensor([positions], device=device),
                 past_key_values=self._attention,
                 use_cache=True,
-                logits_to_keep=torch.tensor(list(wanted.values()) or [0], device=device),
+                logits_to_keep=torch.tensor(wanted or [0], device=device),
             )
             rows = output.logits[0].float().cpu()
-        return dict(zip(wanted, rows, strict=False))
+        parts = rows[: len(wanted)].split([read.wanted for read in asked])
+        return {read.piece.id: part for read, part in zip(asked, parts, strict=True)}

@@ -76,10 +76,12 @@ def _in_passes(passes: Passes, texts: Sequence[list[int]]) -> list[torch.Tensor]
         pieces = []
         for row, text in enumerate(texts):
             start, end = (len(text) - 1, len(text)) if last else (0, len(text) - 1)
-            pieces.append(Read(Piece(row, Place(_SHELF, row), start, end, last=last), text[start:end]))
+            pieces.append(
+                Read(Piece(row, Place(_SHELF, row), start, end, last=last), text[start:end], wanted=int(last))
+            )
         rows = passes.run(pieces)
     passes.memory.change([Resize(_SHELF, 0)])
-    return [rows[row] for row in range(len(texts))]
+    return [rows[row][0] for row in range(len(texts))]
 
 
 def first_line(error: Exception) -> str:
