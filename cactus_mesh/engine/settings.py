@@ -27,7 +27,7 @@ class EngineSettings:
     """Whether models that are not on this machine may be fetched from the hub."""
     max_context_tokens: int = 32_768
     """Bounds a model's context, and with it the memory of one generation."""
-    cache_mib: int = 2_048
+    cache_mib: int = 1_024
     """Memory for keys and values of all models together, taken as it is needed.  What never fits is refused."""
     chunk_tokens: int = 128
     """Prompt tokens that are read in one step, while the others make a token each."""

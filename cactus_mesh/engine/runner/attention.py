@@ -7,6 +7,7 @@ a boolean one is right in one kernel and added as a number in another.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ _UNSUPPORTED = ("s_aux", "position_bias", "head_mask")
 """What some architectures add to attention and this one does not know."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Group:
     """Tokens ``begin .. end`` of the pass: *rows* rows of a shelf from *row* on, with *tokens* tokens each.
 
@@ -44,11 +45,11 @@ class Group:
     positions: tuple[int, ...]
     masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         return (self.end - self.begin) // self.rows
 
-    @property
+    @cached_property
     def length(self) -> int:
         """Tokens that the longest of its texts has with this pass."""
         return max(self.positions) + self.tokens
@@ -91,7 +92,7 @@ class Attention:
 
     def begin(self, groups: list[Group]) -> None:
         self._groups = groups
-        self._targets = [torch.tensor(group.positions, device=self._device) for group in groups]
+        self._targets = [torch.tensor(group.positions, device=self._device).view(-1, 1, 1, 1) for group in groups]
 
     # --- what a layer calls ------------------------------------------------------------------------------------------
 
@@ -101,13 +102,12 @@ class Attention:
         """Put the pass's keys and values, each (1, heads, tokens, size), where they belong."""
         for group, positions in zip(self._groups, self._targets, strict=True):
             for new, kept in zip((keys, values), self._memory.layer(group.shelf, layer), strict=True):
+                if group.rows == 1:
+                    kept[group.row, :, group.positions[0] : group.length] = new[0, :, group.begin : group.end]
+                    continue
                 rows = kept[group.row : group.row + group.rows]
-                fresh = new[0, :, group.begin : group.end]
-                if group.tokens == 1:
-                    index = positions[:, None, None, None].expand(-1, rows.shape[1], 1, rows.shape[3])
-                    rows.scatter_(2, index, fresh.transpose(0, 1)[:, :, None])
-                else:
-                    rows[0, :, group.positions[0] : group.length] = fresh
+                index = positions.expand(-1, rows.shape[1], 1, rows.shape[3])
+                rows.scatter_(2, index, new[0, :, group.begin : group.end].transpose(0, 1)[:, :, None])
         return keys, values
 
     def get_seq_length(self, *_: object) -> int:
@@ -131,17 +131,17 @@ class Attention:
             raise ModelUnsupported(f"its attention needs {', '.join(strange)}, which this engine does not compute")
         layer: Any = module.layer_idx
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        heads = query.shape[1]
         parts = []
         for group in self._groups:
-            part = query[0, :, group.begin : group.end]
             keys, values = (
                 kept[group.row : group.row + group.rows, :, : group.length]
                 for kept in self._memory.layer(group.shelf, layer)
             )
-            mask = self._mask(group, sliding_window, query.shape[1] // keys.shape[1])
-            parts.append(_attend(_by_key_head(part, group, keys.shape[1]), keys, values, mask, scale, softcap))
-        done = [_by_token(part, group, query.shape[1]) for part, group in zip(parts, self._groups, strict=True)]
-        return (done[0] if len(done) == 1 else torch.cat(done))[None], None
+            mask = self._mask(group, sliding_window, heads // keys.shape[1])
+            own = _by_key_head(query, group, keys.shape[1])
+            parts.append(_by_token(_attend(own, keys, values, mask, scale, softcap), group, heads))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 
     def _mask(self, group: Group, window: int | None, share: int) -> torch.Tensor:
         """(rows, 1, share x tokens, length): 0 where a token may look, minus infinity where not."""
@@ -159,17 +159,20 @@ class Attention:
 
 
 def _by_key_head(query: torch.Tensor, group: Group, key_heads: int) -> torch.Tensor:
-    """From (heads, rows x tokens, size) to (rows, key heads, share x tokens, size), share by share."""
-    heads, _, size = query.shape
-    split = query.view(key_heads, heads // key_heads, group.rows, group.tokens, size)
-    return split.permute(2, 0, 1, 3, 4).reshape(group.rows, key_heads, -1, size)
+    """From all of the pass's (1, heads, tokens, size) to the group's (rows, key heads, share x tokens, size)."""
+    heads, size = query.shape[1], query.shape[3]
+    own = query.transpose(1, 2)[0, group.begin : group.end]
+    if group.tokens == 1:
+        return own.reshape(group.rows, key_heads, heads // key_heads, size)
+    split = own.reshape(group.rows, group.tokens, key_heads, heads // key_heads, size)
+    return split.permute(0, 2, 3, 1, 4).reshape(group.rows, key_heads, -1, size)
 
 
 def _by_token(done: torch.Tensor, group: Group, heads: int) -> torch.Tensor:
     """Back to (rows x tokens, heads, size)."""
-    size = done.shape[-1]
-    split = done.reshape(group.rows, heads, group.tokens, size)
-    return split.transpose(1, 2).reshape(group.rows * group.tokens, heads, size)
+    if group.tokens == 1:
+        return done.reshape(group.rows, heads, -1)
+    return done.reshape(group.rows, heads, group.tokens, -1).transpose(1, 2).flatten(0, 1)
 
 
 def _attend(

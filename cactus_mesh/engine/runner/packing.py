@@ -25,22 +25,52 @@ class Packed(torch.nn.Module):
         self._bias = bias
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        done: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
+        operator = torch.ops.mkldnn._linear_pointwise.default
+        done: torch.Tensor = operator(rows, self._weight, self._bias, "none", [], "")
         return done
 
 
+class Norm(torch.nn.Module):
+    """Takes the place of a root-mean-square norm, in one call instead of six."""
+
+    def __init__(self, weight: torch.Tensor, epsilon: float) -> None:
+        super().__init__()
+        self._weight = weight
+        self._epsilon = epsilon
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.rms_norm(rows, self._weight.shape, self._weight, self._epsilon)
+
+
 def pack(network: PreTrainedModel) -> None:
-    """Replace the linear layers of *network* where that helps; elsewhere nothing changes."""
+    """Replace the linear layers and norms of *network* where that helps; elsewhere nothing changes."""
     if network.dtype != torch.float32 or network.device.type != "cpu" or not _works():
         return
     embedding = network.get_input_embeddings().weight
     assert isinstance(embedding, torch.Tensor)
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            weight = _weight(child)
-            if weight is None or (weight.data_ptr() == embedding.data_ptr() and embedding.nbytes > _MAX_SHARED_BYTES):
-                continue
-            setattr(module, name, Packed(weight, _bias(child)))
+            quicker = _norm(child) or _packed(child, embedding)
+            if quicker is not None:
+                setattr(module, name, quicker)
+
+
+def _packed(module: torch.nn.Module, embedding: torch.Tensor) -> Packed | None:
+    weight = _weight(module)
+    if weight is None or (weight.data_ptr() == embedding.data_ptr() and embedding.nbytes > _MAX_SHARED_BYTES):
+        return None
+    return Packed(weight, _bias(module))
+
+
+def _norm(module: torch.nn.Module) -> Norm | None:
+    """When it is one, and computes what its name says: architectures differ in what their weight means."""
+    weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
+    if not type(module).__name__.endswith("RMSNorm") or not isinstance(weight, torch.Tensor) or epsilon is None:
+        return None
+    norm = Norm(weight.detach(), epsilon)
+    rows = torch.linspace(-3, 3, 4 * weight.numel()).view(1, 4, -1)
+    with torch.inference_mode():
+        return norm if torch.allclose(norm(rows), module(rows), rtol=1e-6, atol=1e-6) else None
 
 
 def _weight(module: torch.nn.Module) -> torch.Tensor | None:
