@@ -52,6 +52,8 @@ HANDSHAKE_SECONDS: Final = 4.0
 """After that, for what has connected by then."""
 PAUSE_SECONDS: Final = 0.1
 """Between two SYNs, where something answers them with a reset until the other side's hole is there."""
+KNOCKS: Final = 3
+"""That were answered so, until one side stops hoping that the other was only a moment late."""
 FIRST_HOPS: Final = 2
 HOLD_SECONDS: Final = 0.25
 """For one distance, when a hole is held open by SYNs that get no further than a few routers: past our own firewalls,
@@ -325,36 +327,38 @@ class Puncher:
     ) -> None:
         """Dial until something connects or time is up; why there is no connection goes into *failures*.
 
-        Once a reset has come, one side holds its hole open and the other one goes on knocking.
+        Where resets keep coming they come to both sides: then one of them holds its hole open between its knocks.
         """
         failures[address.endpoint] = "no answer"
         holds = str(self._swarm.get_peer_id()) > peer
-        hops: int | None = None
+        refusals, hops, holding = 0, FIRST_HOPS, False
         for _ in budget:
-            next_at = trio.current_time() + (HOLD_SECONDS if hops else PAUSE_SECONDS * random.uniform(0.5, 1.5))
+            next_at = trio.current_time() + (HOLD_SECONDS if holding else PAUSE_SECONDS * random.uniform(0.5, 1.5))
             try:
-                await self._dial(address, peer, min(next_at, until) if hops else until, hops)
+                if holding:
+                    await self._dial(address, peer, min(next_at, until), hops)
+                else:
+                    await self._dial(address, peer, until)
                 return
-            except trio.TooSlowError:
-                if hops is None:
-                    return
-                hops += 1
             except ConnectionRefusedError as error:
                 failures[address.endpoint] = reason_for(error)
-                hops = FIRST_HOPS if holds else None
-            except OSError as error:
-                if hops is None:
+                refusals += 1
+                hops = FIRST_HOPS if holding else hops  # that was too far
+            except (OSError, trio.TooSlowError) as error:
+                if not holding and isinstance(error, trio.TooSlowError):
+                    return  # the last answer, if there was one, says more
+                elif not holding:
                     failures[address.endpoint] = reason_for(error)
-                else:
-                    hops += 1  # a router has said that it got no further, as it should
+                hops += holding
             except (DialFailed, MeshError) as error:
                 failures[address.endpoint] = str(error)
                 return
+            holding = holds and not holding and refusals >= KNOCKS
             if next_at >= until:
                 return
             await trio.sleep_until(next_at)
 
-    async def _dial(self, address: Address, peer: PeerId, until: float, hops: int | None) -> None:
+    async def _dial(self, address: Address, peer: PeerId, until: float, hops: int | None = None) -> None:
         """Once, up to the hello.  Raises TooSlowError, OSError, `DialFailed` or a `MeshError`."""
         family = socket.AF_INET6 if address.family == "ip6" else socket.AF_INET
         with trio.fail_at(until):
