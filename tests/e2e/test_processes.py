@@ -41,20 +41,32 @@ async def test_a_task_crosses_five_processes_and_is_paid_to_the_octa():
             assert deposit == 1_000 * APT - split.paid
 
 
-async def test_killing_an_orchestrator_before_its_first_token_goes_unnoticed_and_after_it_is_a_clear_error():
+async def test_a_stream_outlives_the_orchestrators_that_are_killed_under_it_until_none_is_left():
     async with open_process_mesh() as mesh:
         await mesh.router()
         await mesh.orchestrator("first", stake=LARGE, engine={"delay_seconds": 30.0})
-        await mesh.orchestrator("second", stake=2 * SMALL, engine=SLOW)
-        await mesh.acquainted(orchestrators=2)
-        async with mesh.client() as client:
+        await mesh.orchestrator("second", stake=3 * SMALL, engine=SLOW)
+        await mesh.orchestrator("third", stake=2 * SMALL, engine=SLOW)
+        await mesh.acquainted(orchestrators=3)
+        async with mesh.client() as client, mesh.ledger() as ledger:
             answer = client.generate("go", model="fake")
             assert await answer.accepted() == named(mesh, "first")
             await mesh.children["first"].kill()
-            assert await anext(aiter(answer)) == "A"
+            text = await anext(answer)
             assert await answer.accepted() == named(mesh, "second")
-
             await mesh.children["second"].kill()
+            text += "".join([piece async for piece in answer])
+            result = answer.result
+            with trio.fail_after(30):
+                split = await client.paid(result)
+
+            assert (text, result.orchestrator) == (FAKE_TEXT, named(mesh, "third"))
+            assert result.continued_at
+            assert (await ledger.client(client.identity.address)).deposit == 1_000 * APT - split.paid
+
+            answer = client.generate("go on", model="fake")
+            await anext(answer)
+            await mesh.children["third"].kill()
             with trio.fail_after(10), pytest.raises(OrchestratorLost, match="nothing is paid"):
                 await answer.wait()
 
