@@ -176,6 +176,7 @@ async def _path(asker: Process, worker: Process, expected: bool) -> tuple[dict[s
         found = await asker.do(
             "path", peer=worker.peer_id, patience=PATIENCE_SECONDS if expected else UNEXPECTED_SECONDS
         )
+        why = found["why_relayed"] if expected else ""
     except (OrderFailed, trio.TooSlowError) as error:
         why = str(error)
     relayed, direct = found["relayed"] or {}, found["direct"] or {}

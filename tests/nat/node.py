@@ -93,12 +93,16 @@ class Orders:
                 if path["relayed"]:
                     with trio.CancelScope(shield=True), trio.fail_after(MEASURE_SECONDS):
                         found["relayed"] = await self.measure(peer, relayed=True)
+        found["why_relayed"] = self._why_relayed(peer)
         if found["direct_seconds"] is not None:
             found["direct"] = await self.measure(peer, relayed=False)
         return found
 
     def _relayed(self, peer: str) -> bool | None:
         return next((each.relayed for each in self._network.peers() if each.peer == peer), None)
+
+    def _why_relayed(self, peer: str) -> str:
+        return next((each.why_relayed for each in self._network.peers() if each.peer == peer and each.relayed), "")
 
     async def measure(self, peer: str, *, relayed: bool) -> dict[str, float | None]:
         """The median round trip in ms, and MB/s there and back; None where the path changed meanwhile."""
