@@ -37,15 +37,15 @@ _PCP_REFUSALS: Final = {
     2: "it does not allow that",
     3: "it takes our request to be malformed",
     4: "it does not know port mappings",
-    7: "its network is down",
-    8: "it has no room for another mapping",
+    7: "its network is down, or it has no public address itself",
+    8: "it has no room for another mapping, or no public address itself",
     10: "we have too many mappings already",
     11: "another router stands between it and us",
     13: "it cannot give that port",
 }
 _PMP_REFUSALS: Final = {
     2: "it does not allow that",
-    3: "its network is down",
+    3: "its network is down, or it has no public address itself",
     4: "it has no room for another mapping",
     5: "it does not know port mappings",
 }
