@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from typing import TYPE_CHECKING, TypedDict
 
 from cactus_mesh.answer import Ask
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 class Options(TypedDict, total=False):
     """Everything that may be left out.  The configuration's ``[client]`` says what holds then."""
 
+    task_id: bytes
+    """16 bytes, random unless given: a task is never paid twice, so neither is one that is asked again."""
     model_digest: bytes | None
     """Only this very model; without it the name means what most stake stands behind."""
     max_tokens: int | None
@@ -41,15 +44,18 @@ class Options(TypedDict, total=False):
     deadline_seconds: float | None
 
 
-def ask_of(task_id: bytes, model: str, work: Work, options: Options, config: ClientConfig, now_ms: int) -> Ask:
+def ask_of(model: str, work: Work, options: Options, config: ClientConfig, now_ms: int) -> Ask:
     """Raises `BadParameters` or `PriceOverBudget` for what no router would take; TypeError for an unknown option."""
     unknown = sorted(set(options) - Options.__optional_keys__)
     if unknown:
         raise TypeError(f"there is no option {unknown[0]!r}; there are {', '.join(sorted(Options.__optional_keys__))}")
     if not 1 <= len(model) <= 200:
         raise BadParameters("a model's name has 1 to 200 characters")
+    task_id = options.get("task_id")
+    if task_id is not None and len(task_id) != 16:
+        raise BadParameters("a task id has 16 bytes")
     return Ask(
-        task_id,
+        task_id or secrets.token_bytes(16),
         model,
         options.get("model_digest"),
         work,

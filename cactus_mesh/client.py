@@ -178,7 +178,7 @@ class Client:
 
     def _start(self, model: str, work: Work, options: Options) -> Answer:
         now_ms = self._clock()
-        ask = ask_of(secrets.token_bytes(16), model, work, options, self._config, now_ms)
+        ask = ask_of(model, work, options, self._config, now_ms)
         self._purse.reserve(ask.task_id, ask.max_price, now=now_ms / 1_000, known_by=_consent_ends(ask) + 1)
         job = Job(ask)
         self._nursery.start_soon(self._work, ask, job, (ask.deadline_ms - now_ms) / 1_000 + DEADLINE_GRACE_SECONDS)

@@ -98,6 +98,22 @@ class ClaimsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """The OpenAI-compatible HTTP gateway: where it listens, for whom, and how much one caller may take."""
+
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 4180
+    hosts: tuple[str, ...] = ()
+    """Names of this machine, as a Host header may have them, beside those of loopback."""
+    origins: tuple[str, ...] = ()
+    """Web pages that may call it (CORS), as ``https://example.org``; none by default."""
+    tasks_at_once: Annotated[int, Meta(ge=1, le=4_096)] = 128
+    connections: Annotated[int, Meta(ge=1, le=16_384)] = 512
+    requests_per_minute: Annotated[int, Meta(ge=1, le=1_000_000)] = 6_000
+    """Of one key, or of one address where no keys are needed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything a node is told.  Lists in the environment are separated by commas."""
 
@@ -124,6 +140,7 @@ class Config:
     patience: Patience = field(default_factory=Patience)
     client: ClientConfig = field(default_factory=ClientConfig)
     claims: ClaimsConfig = field(default_factory=ClaimsConfig)
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ MeshError
 │   ├── ConfigMalformed, ConfigMissing, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileExists,
 │   ├── KeyFileUnwritable, StateMalformed, StateInUse, NodeNotRunning, NodeRunning, PortInUse, AddressMalformed,
 │   ├── AmountMalformed, TaskIdMalformed, NotTheOwner, NoOperatorConsent, PackageMalformed,
-│   ├── PeerListRejected, PeerListExpired, ServiceUnavailable,
+│   ├── PeerListRejected, PeerListExpired, ServiceUnavailable, GatewayKeyUnknown, GatewayKeysMissing,
+│   ├── GatewayError      an HTTP request to the gateway: ApiKeyRejected, HostRefused, OriginRefused, PathUnknown,
+│   │                     RequestMalformed, RequestTooLarge, RequestTooSlow, TooManyRequests, Unsupported
 │   └── PriceOverBudget, MissingExtra, ModelMissing, ModelRefused, ModelMalformed, ModelUnsupported, ModelTooLarge
 ├── PeerError             the peer at the other end is at fault                         exit status 3
 │   ├── MessageError      its bytes: MessageTooLarge, MessageMalformed, MessageUnknownVersion, MessageUnknownType,
@@ -158,6 +160,67 @@ class PackageMalformed(UsageError):
     """What should be a compiled Move package is none, or not this contract's, or made for another account."""
 
     code = "package.malformed"
+
+
+class GatewayKeysMissing(UsageError):
+    """The gateway is to listen where others can reach it, and nobody has a key."""
+
+    code = "gateway.keys_missing"
+
+
+class GatewayKeyUnknown(UsageError):
+    """There is no API key of that name, or there is one already."""
+
+    code = "gateway.key_unknown"
+
+
+class GatewayError(UsageError):
+    """An HTTP request that the gateway refuses before anything is asked of the mesh."""
+
+    code = "gateway"
+
+
+class ApiKeyRejected(GatewayError):
+    code = "gateway.key_rejected"
+
+
+class HostRefused(GatewayError):
+    """The Host header names another machine: what DNS rebinding looks like."""
+
+    code = "gateway.host_refused"
+
+
+class OriginRefused(GatewayError):
+    """A web page of somebody else's asks."""
+
+    code = "gateway.origin_refused"
+
+
+class PathUnknown(GatewayError):
+    code = "gateway.path_unknown"
+
+
+class RequestMalformed(GatewayError):
+    code = "gateway.request_malformed"
+
+
+class RequestTooLarge(GatewayError):
+    code = "gateway.request_too_large"
+
+
+class RequestTooSlow(GatewayError):
+    code = "gateway.request_too_slow"
+
+
+class TooManyRequests(GatewayError):
+    code = "gateway.too_many_requests"
+    retry = True
+
+
+class Unsupported(GatewayError):
+    """A parameter that the mesh cannot honour."""
+
+    code = "gateway.unsupported"
 
 
 class PriceOverBudget(UsageError):

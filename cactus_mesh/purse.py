@@ -12,7 +12,7 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from cactus_mesh.errors import PriceOverBudget, StateMalformed
+from cactus_mesh.errors import DuplicateTask, PriceOverBudget, StateMalformed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +85,8 @@ class Purse:
     def reserve(self, task_id: bytes, max_price: int, *, now: float, known_by: float) -> None:
         """*known_by* is when the ledger can settle the task no more.
 
-        Raises `PriceOverBudget` when a cap would be passed; nothing is kept then.
+        Raises `PriceOverBudget` when a cap would be passed, and `DuplicateTask` for an id that may cost something
+        already; nothing is kept then.
         """
         if self.per_task and max_price > self.per_task:
             raise PriceOverBudget(
@@ -102,9 +103,13 @@ class Purse:
                     f"{max_price}; wait until tomorrow (UTC), lower its maximum price, or raise client.cap_per_day"
                 )
             self._database.execute("DELETE FROM spent WHERE day < ?", (day - KEPT_DAYS,))
-            self._database.execute(
-                "INSERT INTO spent VALUES (?, ?, ?, ?, ?)", (task_id, self._client, day, max_price, int(known_by))
+            made = self._database.execute(
+                "INSERT INTO spent VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET day = excluded.day, "
+                "octas = excluded.octas, known_by = excluded.known_by WHERE octas = 0 AND known_by IS NULL",
+                (task_id, self._client, day, max_price, int(known_by)),
             )
+            if not made.rowcount:
+                raise DuplicateTask("this task id was used before; make a new one for each task")
 
     def known(self, task_id: bytes, octas: int) -> None:
         """The task costs *octas*, for good."""

@@ -17,6 +17,9 @@ FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.r
 TENSORS = {"torch", "transformers", "tokenizers", "safetensors", "llguidance"}
 HOME_OF = {
     "libp2p": ("net/",),
+    "hypercorn": ("gateway/connections.py",),
+    "starlette": ("gateway/",),
+    "prometheus_client": ("gateway/metrics.py",),
     "multiaddr": ("net/",),
     "aptos_sdk": ("ledger/",),
     **dict.fromkeys(TENSORS, ("engine/runner/", "engine/selftest/make_model.py")),
@@ -91,7 +94,7 @@ def modules_of(*wanted: str) -> list[str]:
 def test_every_module_has_its_place():
     """A new top-level module must be put into a layer here, or nothing would be checked of it."""
     on_top = {"__init__", "__main__", "node", "cli", "demo", "control", "lifetime", "terminal", "processes"}
-    on_top |= {"doctor", "known", "service", "snapshot", "visit"}
+    on_top |= {"gateway", "doctor", "known", "service", "snapshot", "visit"}
     known = BELOW_ADAPTERS | {"files"} | set(ADAPTERS) | SHELLS | on_top | {"testing"}
     assert {part_of(name) for name in FILES} == known
 
@@ -127,7 +130,7 @@ def test_the_core_sees_ports_as_types_only(name):
 
 @pytest.mark.parametrize("name", modules_of(*FOUNDATION, "ports", "config", "concurrency", "clock", "files"))
 def test_what_lies_below_knows_nothing_of_what_lies_above(name):
-    above = set(ADAPTERS) | SHELLS | {"node", "cli", "demo", "testing"}
+    above = set(ADAPTERS) | SHELLS | {"node", "gateway", "cli", "demo", "testing"}
     assert parts(name) & above == set()
 
 
@@ -139,6 +142,12 @@ def test_adapters_never_import_each_other(name):
 @pytest.mark.parametrize("name", modules_of(*SHELLS))
 def test_the_shells_work_on_ports_and_not_on_adapters(name):
     assert parts(name) <= BELOW_ADAPTERS | SHELLS
+
+
+@pytest.mark.parametrize("name", modules_of("gateway"))
+def test_the_gateway_is_one_more_user_of_a_client(name):
+    allowed = {"answer", "asking", "client", "files", "gateway"}
+    assert parts(name) <= BELOW_ADAPTERS | allowed
 
 
 def test_production_code_never_imports_what_is_there_for_tests():
@@ -162,5 +171,5 @@ def loaded_by(module: str) -> set[str]:
 @pytest.mark.parametrize("module", ["cactus_mesh", "cactus_mesh.cli", "cactus_mesh.config", "cactus_mesh.client"])
 def test_what_is_heavy_is_not_loaded_before_it_is_needed(module):
     assert importlib.util.find_spec(module) is not None
-    heavy = {"libp2p", "aptos_sdk", "httpx", "zeroconf", "numpy", *TENSORS}
+    heavy = {"libp2p", "aptos_sdk", "hypercorn", "starlette", "httpx", "zeroconf", "numpy", *TENSORS}
     assert loaded_by(module) & heavy == set()

@@ -11,6 +11,7 @@ from cactus_mesh.cli import (  # noqa: F401 - each adds its commands to the grou
     devnet,
     disputes,
     doctor,
+    gateway,
     keys,
     look,
     money,

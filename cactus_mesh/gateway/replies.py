@@ -1,0 +1,126 @@
+"""OpenAI's objects around what the mesh gave.  Beside them stands ``cactus``: who did it and what it cost."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cactus_mesh.answer import Answer, Result
+    from cactus_mesh.messages import Listed
+
+OWNER: Final = "cactus-mesh"
+DONE: Final = b"data: [DONE]\n\n"
+KEEP_ALIVE: Final = b": still working\n\n"
+_FINISH: Final = {"length": "length", "stop": "stop", "stop_string": "stop"}
+
+
+def encode(value: object) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def sse(value: object, event: str = "") -> bytes:
+    name = f"event: {event}\n".encode() if event else b""
+    return name + b"data: " + encode(value) + b"\n\n"
+
+
+def usage(result: Result) -> dict[str, int]:
+    made = len(result.token_ids)
+    return {
+        "prompt_tokens": result.prompt_tokens,
+        "completion_tokens": made,
+        "total_tokens": result.prompt_tokens + made,
+    }
+
+
+def cactus(result: Result) -> dict[str, object]:
+    """Everything that `Result.summary` has beside the text."""
+    return {name: value for name, value in result.summary().items() if name not in ("text", "tokens", "finish")}
+
+
+def task_headers(answer: Answer, orchestrator: str, overhead_ms: float, result: Result | None) -> dict[str, str]:
+    task = answer.task_id.hex()
+    headers = {
+        "x-request-id": task,
+        "x-cactus-task-id": task,
+        "x-cactus-orchestrator": orchestrator,
+        "x-cactus-max-price-octas": str(answer.max_price),
+        "x-cactus-overhead-ms": f"{overhead_ms:.2f}",
+    }
+    if result is not None:
+        headers |= {"x-cactus-router": result.router, "x-cactus-price-octas": str(result.price)}
+    return headers
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The shape of one reply, whole or in chunks; *chat* or plain completion."""
+
+    chat: bool
+    model: str
+    task_id: bytes
+    include_usage: bool = False
+    created: int = field(default_factory=lambda: int(time.time()))
+    error_event: str = ""
+
+    def whole(self, result: Result) -> dict[str, object]:
+        text: dict[str, Any] = (
+            {"message": {"role": "assistant", "content": result.text, "refusal": None}}
+            if self.chat
+            else {"text": result.text}
+        )
+        choice = {"index": 0, **text, "finish_reason": _FINISH[result.finish], "logprobs": None}
+        return self._object([choice], streamed=False) | {"usage": usage(result), "cactus": cactus(result)}
+
+    def first(self) -> list[bytes]:
+        """What comes before any text."""
+        return [self._chunk({"role": "assistant", "content": ""}, None)] if self.chat else []
+
+    def piece(self, text: str) -> bytes:
+        return self._chunk({"content": text} if self.chat else text, None)
+
+    def last(self, result: Result) -> list[bytes]:
+        end = self._chunk({} if self.chat else "", _FINISH[result.finish], cactus=cactus(result))
+        if not self.include_usage:
+            return [end, DONE]
+        return [end, sse(self._object([], streamed=True) | {"usage": usage(result)}), DONE]
+
+    def _chunk(self, delta: object, finish: str | None, **more: object) -> bytes:
+        text = {"delta": delta} if self.chat else {"text": delta}
+        choice = {"index": 0, **text, "finish_reason": finish, "logprobs": None}
+        chunk = self._object([choice], streamed=True) | more
+        return sse(chunk | {"usage": None} if self.include_usage else chunk)
+
+    def _object(self, choices: Sequence[object], *, streamed: bool) -> dict[str, object]:
+        kind = "chat.completion" if self.chat else "text_completion"
+        return {
+            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.task_id.hex()}",
+            "object": f"{kind}.chunk" if streamed and self.chat else kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": list(choices),
+        }
+
+
+def model_object(listed: Listed) -> dict[str, object]:
+    offer = listed.offer
+    return {
+        "id": offer.name,
+        "object": "model",
+        "created": 0,  # nobody vouches for a date
+        "owned_by": OWNER,
+        "cactus": {
+            "digest": offer.digest.hex(),
+            "dtype": offer.dtype,
+            "context_tokens": offer.context_tokens,
+            "kinds": list(offer.kinds),
+            "orchestrators": listed.orchestrators,
+            "price_octas": msgspec.to_builtins(offer.price),
+            "dearest_price_octas": msgspec.to_builtins(listed.dearest),
+        },
+    }
