@@ -62,7 +62,7 @@ def claimed(caplog):
 async def test_withdrawals_and_unbonded_stake_come_back_within_a_minute_of_their_date(
     ledger, book, autojump_clock, caplog
 ):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "cactus_mesh")  # commands in other tests may have set it
     await ledger.request_unstake(NODE, NODE.address, 2 * COIN)
     await ledger.request_unstake(NODE, NODE.address, COIN)
     async with trio.open_nursery() as nursery:
@@ -78,7 +78,7 @@ async def test_withdrawals_and_unbonded_stake_come_back_within_a_minute_of_their
 
 
 async def test_a_clients_withdrawal_and_dead_escrow_come_back(ledger, book, autojump_clock, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "cactus_mesh")  # commands in other tests may have set it
     settlement = await in_escrow(ledger)
     book.asked(CLIENT.address, settlement.consent.task_id, settlement.consent.expires_at)
     await ledger.request_withdrawal(CLIENT, 2 * COIN)
