@@ -112,10 +112,10 @@ async def test_an_idle_peer_makes_room_for_a_newcomer(sockets: SocketMesh, monke
     first, second = [await sockets.join(number, "client", settings=listening()) for number in (2, 3)]
     with trio.fail_after(PATIENCE_SECONDS):
         await first.connect(server.peer_id, server.addresses())
+        (idle,) = server._running.connections.of(first.peer_id)
         await second.connect(server.peer_id, server.addresses())
-        while len(server.peers()) > 1:  # noqa: ASYNC110 - the port tells of arrivals only
-            await trio.sleep(0.01)
-    assert [peer.peer for peer in server.peers()] == [second.peer_id]
+        await idle.over.wait()
+    assert "others want its place" in str(idle.failure)
 
 
 async def test_silent_sockets_do_not_keep_others_out(sockets: SocketMesh) -> None:
