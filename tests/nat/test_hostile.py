@@ -8,12 +8,12 @@ import pytest
 import trio
 
 from tests.nat.lab import open_lab
-from tests.nat.test_resilience import served_again
+from tests.nat.test_resilience import served_again, slower
 
 UNDER_ATTACK_SECONDS = 5.0
 
 
-@pytest.mark.parametrize("kinds", [("sockets", "hellos"), ("slots", "addresses")], ids="-".join)
+@pytest.mark.parametrize("kinds", [("sockets", "hellos"), pytest.param(("slots", "addresses"), marks=slower)])
 async def test_honest_peers_work_and_join_while_their_relay_is_attacked(kinds: tuple[str, ...]) -> None:
     async with open_lab(relays=1) as lab:
         await lab.node("orchestrator", "orchestrator", "random")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from tests.nat.lab import open_lab
+from tests.nat.lab import FIND_SECONDS, open_lab
 from tests.nat.matrix import COVERING, PATIENCE_SECONDS, every_pair, figures, run_pairs, table, third
 from tests.nat.routers import KINDS
+
+if TYPE_CHECKING:
+    from tests.nat.lab import Lab, Process
 
 
 async def test_a_task_is_done_between_every_kind_of_network_and_those_that_can_meet_directly_do() -> None:
@@ -30,6 +34,13 @@ def test_the_router_of_a_pair_is_on_a_third_kind_and_each_kind_has_its_turn() ->
     assert min(routers.count(kind) for kind in KINDS) >= 4
 
 
+async def said_by(lab: Lab, process: Process) -> dict[str, Any]:
+    """What ``cactus-mesh status`` says on its machine."""
+    done = await lab.command(process.name, process.machine, "status", "--json")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 async def test_two_machines_with_the_real_model_behind_symmetric_nats_and_a_private_router() -> None:
     """What users run, as they run it: ``cactus-mesh run`` and ``cactus-mesh ask``."""
     async with open_lab(relays=1) as lab:
@@ -38,6 +49,9 @@ async def test_two_machines_with_the_real_model_behind_symmetric_nats_and_a_priv
         asker = lab.machine("asker", "random")
         await lab.enrol("asker", "client")
         given = ("--bootstrap", lab.address(lab.relays[0]), "--ledger", lab.chain["url"], "--json")
+        with trio.fail_after(FIND_SECONDS):
+            while not (await said_by(lab, router)).get("models_known"):  # noqa: ASYNC110 - as a user would
+                await trio.sleep(0.5)
         with trio.fail_after(4 * PATIENCE_SECONDS):
             done = await lab.command("asker", asker, "ask", "What is a router?", *given)
         assert done.returncode == 0, done.stderr.decode()

@@ -151,6 +151,7 @@ async def test_a_machine_that_moves_to_another_network_is_found_there() -> None:
         print(f"moved: served again after {trio.current_time() - began:.1f} s")
 
 
+@slower
 async def test_thirty_peers_that_join_at_once_through_one_bootstrap_peer_all_find_a_router() -> None:
     async with open_lab(relays=1) as lab:
         await lab.node("orchestrator", "orchestrator", "preserving", {"slots": 64})
