@@ -18,7 +18,6 @@ from cactus_mesh.net.connections import is_relayed
 from cactus_mesh.net.punch import METHOD, Offer, Puncher, PunchFailed, View, hopeless, offer_of, read_offer, targets
 from cactus_mesh.net.sockets import accept_forever, can_share_port, listen_on
 from cactus_mesh.net.upgrades import Upgrades
-from cactus_mesh.net.upgrades import Upgrades
 from tests.net.peers import PATIENCE_SECONDS
 from tests.net.test_relay import hidden_behind, relay_at
 
@@ -122,16 +121,6 @@ def test_an_offer_is_read_or_refused(data: bytes) -> None:
 
 
 # --- punching, over a relay on the loopback --------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nodes do not try for direct connections by themselves meanwhile."""
-
-    async def never(upgrades: Upgrades) -> None:
-        await trio.sleep_forever()
-
-    monkeypatch.setattr(Upgrades, "keep", never)
 
 
 @dataclass
