@@ -63,18 +63,23 @@ async def _serve(
     until_stdin_closes: bool,
     as_json: bool,
 ) -> None:
+    from cactus_mesh.gateway.guard import require_keys
+    from cactus_mesh.gateway.keys import Keyring
     from cactus_mesh.gateway.server import open_gateway
     from cactus_mesh.lifetime import open_lifetime
     from cactus_mesh.node import open_client
 
     config = load(home, bootstrap=list(bootstrap) or None, network=network, ledger=ledger)
     settings = at(config.gateway, host, port)
+    require_keys(settings, Keyring(home.gateway_keys_file))  # before anything is joined
     async with (
         open_lifetime(stdin_too=until_stdin_closes) as lifetime,
         open_client(home=home, config=config) as client,
         open_gateway(client, settings, home.gateway_keys_file) as opened,
     ):
         announce(opened, config, as_json=as_json)
+        if not as_json:
+            click.echo("ready; stop with Ctrl-C")
         await lifetime.serving()
         if not as_json:
             say("stopping: letting running answers end")
@@ -91,7 +96,6 @@ def announce(opened: Gateway, config: Config, *, as_json: bool) -> None:
         return
     click.echo(f"gateway    {opened.url}/v1{' (with an API key)' if opened.needs_key else ''}")
     click.echo(f"try it     {opened.example(config.client.model)}")
-    click.echo("ready; stop with Ctrl-C")
 
 
 # --- keys --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +11,7 @@ from cactus_mesh.cli.base import command, json_option, load, main, network_optio
 from cactus_mesh.terminal import print_json, printable, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from cactus_mesh.config import Home
     from cactus_mesh.node import Node
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
 @network_options
 @click.option("--model", "models", multiple=True, metavar="NAME|PATH", help="A model to serve; repeatable.")
 @click.option("--listen", multiple=True, metavar="MULTIADDR", help="Where to listen; repeatable.")
+@click.option("--engine", type=click.Choice(["torch", "openai"]), help="Run models here, or at another server.")
+@click.option("--engine-url", metavar="URL", help="That server, such as http://127.0.0.1:8000/v1.")
+@click.option("--device", metavar="DEVICE", help="What models run on: auto, cpu, cuda, mps.")
+@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Part of a model's identity.")
 @click.option("--slots", type=click.IntRange(min=1), help="Tasks that the engine runs at once.")
 @click.option("--delegate", type=click.IntRange(min=0), metavar="N", help="Hand on up to N tasks when full.")
+@click.option("--gateway", "with_gateway", is_flag=True, help="Serve OpenAI's API on this machine too.")
 @click.option("--until-stdin-closes", is_flag=True, help="Stop when the program that started this one is gone.")
 @json_option
 @click.pass_obj
@@ -41,8 +47,13 @@ async def run(
     ledger: str | None,
     models: tuple[str, ...],
     listen: tuple[str, ...],
+    engine: str | None,
+    engine_url: str | None,
+    device: str | None,
+    dtype: str | None,
     slots: int | None,
     delegate: int | None,
+    with_gateway: bool,
     until_stdin_closes: bool,
     as_json: bool,
 ) -> None:
@@ -55,6 +66,8 @@ async def run(
     from cactus_mesh.lifetime import open_lifetime
     from cactus_mesh.node import open_node
 
+    about_engine = {"kind": engine, "url": engine_url, "device": device, "dtype": dtype, "slots": slots}
+    given = {name: value for name, value in about_engine.items() if value is not None}
     config = load(
         home,
         roles=list(roles) or None,
@@ -63,7 +76,7 @@ async def run(
         ledger=ledger,
         models=list(models) or None,
         listen=list(listen) or None,
-        engine=None if slots is None else {"slots": slots},
+        engine=given or None,
         serving=None if delegate is None else {"delegated_slots": delegate},
     )
     answers: dict[str, Callable[[str], object]] = {}
@@ -73,10 +86,25 @@ async def run(
         open_node(config, home) as node,
     ):
         answers |= node.answers()
-        await _announce(node, as_json=as_json)
-        await lifetime.serving()
-        if not as_json:
-            say("stopping: letting running tasks end and settling them")
+        async with _gateway(node, home, as_json=as_json) if with_gateway else nullcontext():
+            await _announce(node, as_json=as_json)
+            await lifetime.serving()
+            if not as_json:
+                say("stopping: letting running tasks end and settling them")
+
+
+@asynccontextmanager
+async def _gateway(node: Node, home: Home, *, as_json: bool) -> AsyncIterator[None]:
+    from cactus_mesh.cli.gateway import announce
+    from cactus_mesh.gateway.server import open_gateway
+    from cactus_mesh.node import open_client_beside
+
+    async with (
+        open_client_beside(node, home) as client,
+        open_gateway(client, node.config.gateway, home.gateway_keys_file) as opened,
+    ):
+        announce(opened, node.config, as_json=as_json)
+        yield
 
 
 async def _announce(node: Node, *, as_json: bool) -> None:

@@ -36,10 +36,9 @@ HEAD_SECONDS: Final = 10.0
 """From a request's first byte to the end of its headers."""
 IDLE_SECONDS: Final = 75.0
 """Between two requests of one connection; longer than clients keep theirs."""
+WRITE_BYTES: Final = 64 * 1024
 WRITE_SECONDS: Final = 20.0
-"""For a piece of a reply to fit into the buffers of a client that reads slowly or not at all."""
-WRITE_BYTES_PER_SECOND: Final = 16 * 1024
-"""What a large piece has in addition."""
+"""For so many bytes of a reply to fit into the buffers of a client that reads slowly or not at all."""
 SEND_BUFFER_BYTES: Final = 128 * 1024
 LINGER_SECONDS: Final = 2.0
 """For the last reply to be read before a connection with unread input is cut, which would destroy it on its way."""
@@ -221,18 +220,23 @@ class _Connection:
         async with self._writing:
             if self._closing:
                 return
-            patience = WRITE_SECONDS + len(data) / WRITE_BYTES_PER_SECOND
-            try:
-                with trio.move_on_after(patience, shield=True) as scope:
-                    await self._stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
-            else:
-                if not scope.cancelled_caught:
-                    return
+            if await self._pass_on(memoryview(data)):
+                return
         self._closing = True
         await trio.aclose_forcefully(self._stream)
         await self._protocol.handle(Closed())
+
+    async def _pass_on(self, data: memoryview) -> bool:
+        """Whether all of it went in time.  Cancelling does not cut it short: half a chunk would be no HTTP."""
+        for start in range(0, len(data), WRITE_BYTES):
+            with trio.move_on_after(WRITE_SECONDS, shield=True) as scope:
+                try:
+                    await self._stream.send_all(data[start : start + WRITE_BYTES])
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return False
+            if scope.cancelled_caught:
+                return False
+        return True
 
     async def _close(self) -> None:
         """Say that this is the end, and give the client a moment to read it."""

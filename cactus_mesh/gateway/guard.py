@@ -79,7 +79,18 @@ def host_name(value: str) -> str:
     return value.partition(":")[0].rstrip(".")
 
 
+def require_keys(config: GatewayConfig, keys: Keyring) -> None:
+    """Raises `GatewayKeysMissing` when others could reach the gateway and nobody has a key."""
+    if not is_loopback(config.host) and not keys:
+        raise GatewayKeysMissing(
+            f"on {config.host} other machines can reach the gateway and spend this account's money; add a key first "
+            "with: cactus-mesh gateway keys add NAME"
+        )
+
+
 class Guard:
+    """Raises as `require_keys`."""
+
     def __init__(self, config: GatewayConfig, keys: Keyring) -> None:
         self._config = config
         self._keys = keys
@@ -87,11 +98,7 @@ class Guard:
         self._names = _LOOPBACK_NAMES | {host_name(name) for name in config.hosts}
         self._rates = Rates(config.requests_per_minute)
         self._wrong = Rates(WRONG_KEYS_PER_MINUTE)
-        if not self._local and not keys:
-            raise GatewayKeysMissing(
-                f"on {config.host} other machines can reach the gateway and spend this account's money; add a key "
-                "first with: cactus-mesh gateway keys add NAME"
-            )
+        require_keys(config, keys)
 
     def judge(self, scope: Scope, now: float) -> Caller:
         """Raises a `Fault`."""
