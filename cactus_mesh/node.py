@@ -313,6 +313,21 @@ async def open_client(
                 yield client
 
 
+@asynccontextmanager
+async def open_client_beside(node: Node, home: Home) -> AsyncIterator[Client]:
+    """A client on a running node's key and connections.  A node does not ask itself, not even when it is a router."""
+    with open_book(home.book_file) as book:
+        async with open_client_role(
+            node.identity,
+            node.network,
+            node.ledger,
+            node.config.client,
+            consented=lambda consent: book.asked(consent.client, consent.task_id, consent.expires_at),
+            purse_file=home.purse_file,
+        ) as client:
+            yield client
+
+
 async def first_connection(network: MeshNetwork) -> None:
     """Wait until somebody answers, and say who was tried when nobody does."""
     with trio.move_on_after(JOIN_SECONDS):
