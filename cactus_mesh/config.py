@@ -52,11 +52,20 @@ class PriceConfig:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """How models run.  *threads* 0 takes half of the processor's threads."""
+    """How models run: on this machine, or at a server with the OpenAI API, by its *url* and *key*.
 
-    slots: Annotated[int, Meta(ge=1, le=4_096)] = 4
+    *threads* 0 takes half of the processor's threads; *device* ``auto`` a GPU where there is one.  *dtype* is part of a
+    model's identity.
+    """
+
+    kind: Literal["openai", "torch"] = "torch"
+    url: Annotated[str, Meta(pattern=r"^(https?://.+)?$")] = ""
+    key: str = ""
+    slots: Annotated[int, Meta(ge=1, le=4_096)] = 16
     threads: Annotated[int, Meta(ge=0, le=4_096)] = 0
-    device: str = "cpu"
+    device: str = "auto"
+    dtype: Literal["bfloat16", "float16", "float32"] = "float32"
+    cache_mib: Annotated[int, Meta(ge=1, le=16_777_216)] = 1_024
     allow_download: bool = False
 
 
@@ -225,6 +234,11 @@ def _check(config: Config) -> None:
         raise ConfigMissing(
             f"network {config.network!r} needs a ledger URL, a contract address and a chain id; set ledger, contract "
             "and chain_id in config.toml, or use the network 'local' with: cactus-mesh devnet"
+        )
+    if (config.engine.kind == "openai") != bool(config.engine.url):
+        raise ConfigMalformed(
+            "a server with the OpenAI API needs both: --engine openai --engine-url http://HOST:PORT/v1 (engine.kind, "
+            "engine.url)"
         )
     if not _is_address(config.contract):
         raise ConfigMalformed(f"contract must be an account address, 0x and 64 hex digits, not {config.contract!r}")

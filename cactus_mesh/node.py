@@ -350,11 +350,20 @@ def _ledger(config: Config) -> AbstractAsyncContextManager[Ledger]:
 
 
 def _engine(config: Config) -> AbstractAsyncContextManager[Engine]:
+    chosen = config.engine
+    if chosen.kind == "openai":
+        from cactus_mesh.engine.upstream import open_upstream
+
+        return open_upstream(config.models, chosen.url, key=chosen.key, slots=chosen.slots)
     from cactus_mesh.engine import EngineSettings, open_engine
 
-    chosen = config.engine
     settings = EngineSettings(
-        slots=chosen.slots, threads=chosen.threads, device=chosen.device, allow_download=chosen.allow_download
+        slots=chosen.slots,
+        threads=chosen.threads,
+        device=chosen.device,
+        dtype=chosen.dtype,
+        cache_mib=chosen.cache_mib,
+        allow_download=chosen.allow_download,
     )
     return open_engine(config.models, settings)
 

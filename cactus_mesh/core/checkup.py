@@ -158,6 +158,8 @@ def judge_torch(missing: Sequence[str], torch: Torch | None, problem: str, *, de
     found = "; ".join(f"{name} ({what})" for name, what in torch.devices.items())
     measured = f"torch {torch.version} on {device}; here are: {found}"
     kind = device.partition(":")[0]
+    if kind == "auto":
+        return Finding("torch", "pass", measured)
     if kind not in torch.devices:
         return Finding("torch", "fail", measured, f"set engine.device to one of: {', '.join(torch.devices)}")
     others = [name for name in torch.devices if name != "cpu"]
