@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import Any
 
 WORDS = ("stone", "river", "cloud", "amber", "falcon", "meadow", "harbour", "lantern", "copper", "willow", "thunder")
 
@@ -42,7 +43,7 @@ def generate(folder: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     print("ready", flush=True)
     for line in sys.stdin:

@@ -15,13 +15,14 @@ class EngineSettings:
     """How models run.
 
     *threads* 0 takes half of the processor's threads.  *dtype* belongs to a model's identity: with float32, the same on
-    every machine, results can be verified by anybody.  *device* is torch's name for it ("cpu", "cuda", "mps").
+    every machine, results can be verified by anybody.  *device* is torch's name for it ("cpu", "cuda", "mps"),
+    or "auto": a GPU where there is one.
     """
 
-    slots: int = 32
+    slots: int = 16
     """Generations at once."""
     threads: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     dtype: DType = "float32"
     allow_download: bool = False
     """Whether models that are not on this machine may be fetched from the hub."""

@@ -72,7 +72,7 @@ def main() -> None:
         sys.exit(1)
     from cactus_mesh.engine.runner.loop import Loop, engine_name
 
-    pipes.emit([Ready(engine_name(), [model.facts for model in models])])
+    pipes.emit([Ready(engine_name(models), [model.facts for model in models])])
     Loop(models, order.settings, pipes.inbox, pipes.emit).run()
 
 

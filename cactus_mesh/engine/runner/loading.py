@@ -6,7 +6,7 @@ Refuses what would compute wrongly in silence: missing weights, and architecture
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -74,7 +74,7 @@ def load_models(words: Sequence[str], settings: EngineSettings) -> list[LoadedMo
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(settings.threads or max(1, _processors() // 2))
-    _check_device(settings.device)
+    settings = replace(settings, device=device_of(settings.device))
     cache_bytes = (settings.cache_mib << 20) // max(1, len(words))
     models = [_load_named(word, settings, cache_bytes) for word in words]
     names = [model.facts.name for model in models]
@@ -91,11 +91,14 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _check_device(device: str) -> None:
+def device_of(wanted: str) -> str:
+    """Torch's name of the device; for "auto" a CUDA card where there is one.  Raises `ConfigMalformed`."""
+    device = wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigMalformed(f"engine.device {device!r} cannot be used here: {_first_line(error)}") from None
+    return device
 
 
 def _load_named(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel:

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS: Final = 0.5
 
 
-def engine_name() -> str:
-    return f"cactus-mesh {__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
+def engine_name(models: Sequence[LoadedModel]) -> str:
+    """The kind of device comes last: what is computed on different kinds differs more."""
+    device = models[0].network.device.type if models else "cpu"
+    versions = f"cactus-mesh {__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"{versions} on {device}"
 
 
 class Loop:
