@@ -44,6 +44,8 @@ class Result:
     """What the task was allowed to cost before it was sent, in octas."""
     price: int
     """The most that is paid for the task, in octas, by its receipt; `Client.paid` tells what was."""
+    audited: bool
+    """Whether the lot has fallen on this answer to be replayed, beside its delivery."""
     receipt: Sealed[Receipt]
     verdict: Sealed[Verdict]
 
@@ -59,6 +61,7 @@ class Result:
             "delegate": self.delegate,
             "continued_at": self.continued_at,
             "receipt_verified": True,
+            "audited": self.audited,
             "max_price_octas": self.max_price,
             "price_octas": self.price,
         }

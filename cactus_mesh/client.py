@@ -17,6 +17,7 @@ from cactus_mesh.asking import ask_of
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core.delegation import continue_chain
+from cactus_mesh.core.draws import is_drawn, is_fair
 from cactus_mesh.core.prompts import conversation, short_enough
 from cactus_mesh.core.requests import SETTLE_MARGIN_SECONDS, Contract, OpenRequest
 from cactus_mesh.core.settlement import SettlementClaim, TaskConsent
@@ -288,6 +289,9 @@ class Client:
         if failed or verdict.body.result != "pass" or verdict.body.receipt_hash != receipt.digest:
             why = ", ".join(failed) or "the router's verdict"
             raise ReceiptRejected(f"the receipt for this answer does not hold ({why}); do not rely on its text")
+        secret, rate_ppm = verdict.body.draw_secret, verdict.body.audit_ppm
+        if not is_fair(secret, assignment.body.router_nonce, rate_ppm):
+            raise ReceiptRejected("this router does not draw fairly which answers it audits; ask another router")
         return Result(
             task_id=request.body.task_id,
             text=text,
@@ -300,6 +304,7 @@ class Client:
             continued_at=len(assignment.body.partial.token_ids) if assignment.body.partial else None,
             max_price=request.body.max_price,
             price=SettlementClaim.from_bcs(receipt.body.claim).price,
+            audited=is_drawn(secret, receipt.digest, rate_ppm),
             receipt=receipt,
             verdict=verdict,
         )

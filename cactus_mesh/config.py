@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from cactus_mesh.core.draws import AuditPolicy, refuse_unprofitable
 from cactus_mesh.core.matching import Weights
 from cactus_mesh.core.routing import Patience
 from cactus_mesh.core.serving import ServingPolicy
@@ -146,6 +147,7 @@ class Config:
     serving: ServingPolicy = field(default_factory=ServingPolicy)
     router: RouterConfig = field(default_factory=RouterConfig)
     matching: Weights = field(default_factory=Weights)
+    audit: AuditPolicy = field(default_factory=AuditPolicy)
     patience: Patience = field(default_factory=Patience)
     client: ClientConfig = field(default_factory=ClientConfig)
     claims: ClaimsConfig = field(default_factory=ClaimsConfig)
@@ -178,6 +180,15 @@ class Home:
     @property
     def journal_file(self) -> Path:
         return self.state / "journal.sqlite"
+
+    @property
+    def audits_file(self) -> Path:
+        return self.state / "audits.sqlite"
+
+    @property
+    def thresholds_file(self) -> Path:
+        """What ``cactus-mesh calibrate`` has measured here."""
+        return self.config / "thresholds.json"
 
     @property
     def book_file(self) -> Path:
@@ -244,6 +255,8 @@ def _check(config: Config) -> None:
         raise ConfigMalformed(f"contract must be an account address, 0x and 64 hex digits, not {config.contract!r}")
     if not 1 <= config.chain_id <= 255:
         raise ConfigMalformed(f"chain_id must be between 1 and 255, not {config.chain_id}")
+    if "router" in config.roles:
+        refuse_unprofitable(config.audit, config.matching.stake_cover)
     if config.publisher:
         try:
             public_key_of(config.publisher)

@@ -255,13 +255,42 @@ class Receipt(Body, frozen=True):
 
 
 class Verdict(Body, frozen=True):
-    """A verifier's signed judgement of a receipt.  ``failed_checks`` are names from `core.verification`."""
+    """A router's signed judgement of a receipt.  ``failed_checks`` are names from `core.verification` and `core.audit`.
+
+    ``draw_secret`` is what the assignment's ``router_nonce`` committed to; with the receipt it decides whether the
+    answer is audited (`core.draws`).
+    """
 
     task_id: _Id16
     receipt_hash: _Hash
     result: Literal["fail", "inconclusive", "pass"]
     replayed: bool
     failed_checks: Annotated[list[_Label], Meta(max_length=32)]
+    draw_secret: _Hash
+    audit_ppm: Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
+class Audit(Body, frozen=True):
+    """A router asks a verifier to replay an answer.  It names neither the task nor anybody who had a part in it."""
+
+    model_digest: _Hash
+    dtype: Annotated[str, Meta(max_length=16)]
+    work: Work
+    sampling: Sampling
+    seed: _Hash
+    token_ids: Annotated[list[_U32], Meta(min_length=1, max_length=MAX_TOKENS)]
+
+
+class Finding(Body, frozen=True):
+    """A verifier's signed numbers for an audit: one log-probability and one gap per token (see `ports.Replay`)."""
+
+    audit_hash: _Hash
+    logprobs: Annotated[bytes, Meta(max_length=4 * MAX_TOKENS)]
+    gaps: Annotated[bytes, Meta(max_length=4 * MAX_TOKENS)]
+    text_hash: _Hash
+    finish: FinishReason | None
+    prompt_tokens: _U32
+    engine: _Label
 
 
 class Outcome(Body, frozen=True):
@@ -295,6 +324,8 @@ TYPES: Final[dict[str, type[Body]]] = {
     "acceptance": Acceptance,
     "receipt": Receipt,
     "verdict": Verdict,
+    "audit": Audit,
+    "finding": Finding,
     "outcome": Outcome,
     "cancel": Cancel,
 }

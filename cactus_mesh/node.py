@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from cactus_mesh import __version__
+from cactus_mesh.auditing import AuditMeans
 from cactus_mesh.book import open_book
+from cactus_mesh.calibration import known_thresholds
 from cactus_mesh.claims import Claimer, answering_for, claim_beside
 from cactus_mesh.client import open_client_role
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.config import Home, find_home, load_config
+from cactus_mesh.core.holdings import TaskName
 from cactus_mesh.core.serving import Load
 from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
+from cactus_mesh.dossier import open_dossier
 from cactus_mesh.errors import KeyFileExists, NoBootstrap
 from cactus_mesh.herald import Herald
 from cactus_mesh.identity import Address, Identity, create_key_file, load_key_file
@@ -138,7 +142,11 @@ def _serving(orchestrator: Orchestrator) -> dict[str, int]:
 
 
 def _routing(router: Router) -> dict[str, int]:
-    return {"running": router.running, "unsettled": router.unsettled}
+    return {"running": router.running, "unsettled": router.unsettled, **router.audits}
+
+
+def _audits_with_an_engine(config: Config) -> bool:
+    return config.audit.engine and "router" in config.roles
 
 
 def identity_at(home: Home) -> Identity:
@@ -167,7 +175,7 @@ async def open_node(config: Config, home: Home, *, engine: Engine | None = None)
         require_way_in(config, home)
     listen = config.listen or _default_listen()
     async with AsyncExitStack() as stack:
-        if engine is None and "orchestrator" in config.roles:
+        if engine is None and ("orchestrator" in config.roles or _audits_with_an_engine(config)):
             engine = await stack.enter_async_context(_engine(config))
         book = stack.enter_context(open_book(home.book_file))
         ledger = await stack.enter_async_context(_ledger(config))
@@ -192,7 +200,8 @@ class _Roles:
 
     async def open(self) -> Node:
         config = self.config
-        offers = offers_of(self.engine, config.price) if self.engine is not None else []
+        serves = self.engine if "orchestrator" in config.roles else None
+        offers = offers_of(serves, config.price) if serves is not None else []
         directory = Directory(
             self.network, self.ledger, self.identity.public_key, config.network, config.matching, wall_clock
         )
@@ -211,13 +220,13 @@ class _Roles:
             config.network,
             config.roles,
             offers=offers,
-            engine=self.engine.name if self.engine is not None else "",
+            engine=serves.name if serves is not None else "",
             region=config.region,
             load=load,
             peers_seen=lambda: max(len(directory.book), len(self.network.peers())),
         )
-        if self.engine is not None:
-            orchestrator = await self._orchestrator(self.engine, dispatcher, offers, herald)
+        if serves is not None:
+            orchestrator = await self._orchestrator(serves, dispatcher, offers, herald)
         await self.services.start(herald.run)
         claimer = Claimer(self.identity, self.ledger, self.book, config.claims) if config.claims.automatic else None
         if claimer is not None:
@@ -237,6 +246,13 @@ class _Roles:
 
     async def _router(self, directory: Directory) -> Router:
         journal = self.stack.enter_context(open_journal(self.home.journal_file, now=wall_clock() // 1_000))
+        audits = AuditMeans(
+            policy=self.config.audit,
+            table=known_thresholds(self.home.thresholds_file),
+            dossier=self.stack.enter_context(open_dossier(self.home.audits_file)),
+            engine=self.engine,
+            disputed=lambda client, task: self.book.disputed(self.identity.address, TaskName(client, task)),
+        )
         return await self.stack.enter_async_context(
             open_router(
                 self.identity,
@@ -248,6 +264,7 @@ class _Roles:
                 patience=self.config.patience,
                 stake_cover=self.config.matching.stake_cover,
                 journal=journal,
+                audits=audits,
             )
         )
 

@@ -42,6 +42,7 @@ from cactus_mesh.messages import (
     unseal,
 )
 from cactus_mesh.ports import EngineFinish, EngineTokens
+from cactus_mesh.verifying import serve_audits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -111,6 +112,7 @@ async def open_orchestrator(
         identity, ledger, engine, dispatcher, offers, policy, slots, load_changed, clock, claimed
     )
     network.serve(RUN_METHOD, orchestrator._run, at_once=slots.load.slots + WAITING_CALLS)
+    serve_audits(network, identity, ledger, engine, clock)
     try:
         yield orchestrator
     finally:

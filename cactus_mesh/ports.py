@@ -186,9 +186,9 @@ EngineEvent = EngineTokens | EngineFinish
 class Replay:
     """What an engine finds when it is shown an answer: prompt and tokens, read in one pass.
 
-    For each token its log-probability here, and its *gap*: how far, in logits, it is from being the one that this engine
-    chooses in its place; 0 where it is.  *text* is what the tokens read as, *finish* how they end an answer; None when
-    they do not, or go on after its end.
+    For each token its log-probability here, and its *gap*: how far, in logits, it is from being the one that this
+    engine chooses in its place; 0 where it is.  *text* is what the tokens read as, *finish* how they end an answer;
+    None when they do not, or go on after its end.
     """
 
     logprobs: tuple[float, ...]

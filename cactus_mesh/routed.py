@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from cactus_mesh.core.delegation import continue_chain
+from cactus_mesh.core.draws import SECRET_BYTES, nonce_of
 from cactus_mesh.core.matching import Need
 from cactus_mesh.core.settlement import SettlementClaim
 from cactus_mesh.core.verification import failed_checks
@@ -66,7 +67,8 @@ class RoutedTask:
         self._opened = opened
         self._running = running
         self._nursery = nursery
-        self._router_nonce = secrets.token_bytes(16)
+        self.draw_secret = secrets.token_bytes(SECRET_BYTES)
+        """Decides, with the receipt, whether this task is audited; its assignments commit to it."""
         self._assignment: Sealed[Assignment] | None = None
         self._escrow: trio.Event | None = None
 
@@ -78,7 +80,7 @@ class RoutedTask:
         assignment = Assignment(
             task_id=self.task_id,
             request_hash=self._opened.sealed.digest,
-            router_nonce=self._router_nonce,
+            router_nonce=nonce_of(self.draw_secret),
             attempt=attempt,
             offer=candidate.offer,
             done_by_ms=self.deadline_ms,

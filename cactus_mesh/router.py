@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from cactus_mesh.auditing import open_auditor
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core.budgets import Promised
 from cactus_mesh.core.catalogue import catalogue_of
+from cactus_mesh.core.draws import is_drawn
 from cactus_mesh.core.memory import Seen
 from cactus_mesh.core.pricing import PPM
 from cactus_mesh.core.requests import Contract, open_request
@@ -25,6 +28,7 @@ from cactus_mesh.core.settlement import Settlement, SettlementClaim
 from cactus_mesh.core.verification import verdict_on
 from cactus_mesh.directory import outcomes_topic
 from cactus_mesh.dispatch import Dispatcher, Evidence
+from cactus_mesh.disputing import Disputer
 from cactus_mesh.errors import (
     Cancelled,
     Draining,
@@ -49,10 +53,12 @@ from cactus_mesh.messages import (
 from cactus_mesh.ports import EscrowOrder
 from cactus_mesh.routed import RoutedTask, Running, need_of
 from cactus_mesh.settling import Failed, Finished, open_settler
+from cactus_mesh.verifiers import Verifiers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
 
+    from cactus_mesh.auditing import AuditMeans, Auditor
     from cactus_mesh.clock import Clock
     from cactus_mesh.config import RouterConfig
     from cactus_mesh.core.matching import Candidate
@@ -94,13 +100,21 @@ async def open_router(
     patience: Patience,
     stake_cover: float,
     journal: Journal,
+    audits: AuditMeans,
     clock: Clock = wall_clock,
 ) -> AsyncIterator[Router]:
     """Serve clients.  Leaving the block refuses new tasks, lets running ones end for a while, and settles."""
-    async with open_settler(identity, ledger, config, journal, clock) as settler, open_service_nursery() as nursery:
+    async with AsyncExitStack() as stack:
+        settler = await stack.enter_async_context(open_settler(identity, ledger, config, journal, clock))
+        nursery = await stack.enter_async_context(open_service_nursery())
         dispatcher = Dispatcher(network, directory, clock, patience)
         router = Router(identity, network, ledger, settler, dispatcher, name, config, stake_cover)
         router._remember(journal.used())
+        verifiers = Verifiers(identity, network, ledger, directory, router.contract, clock, audits.engine)
+        router._auditor = await stack.enter_async_context(
+            open_auditor(ledger, directory, verifiers, audits, failed=router._convicted)
+        )
+        nursery.start_soon(Disputer(identity, ledger, audits.dossier, clock, audits.disputed).run)
         nursery.start_soon(router._gossip)
         network.serve(SUBMIT_METHOD, router._submit, at_once=config.tasks_at_once)
         network.serve(CANCEL_METHOD, router._cancel, at_once=config.tasks_at_once)
@@ -145,6 +159,7 @@ class Router:
         self._stake_cover = stake_cover
         self._replays = ReplayCache()
         self._promised = Promised()
+        self._auditor: Auditor | None = None
         self._running: dict[_Key, Running] = {}
         self._finished: Seen[_Key] = Seen(2 * MAX_REMEMBERED_TASKS)
         self._draining = False
@@ -154,6 +169,13 @@ class Router:
     @property
     def running(self) -> int:
         return len(self._running) // 2  # each has two keys
+
+    @property
+    def audits(self) -> dict[str, int]:
+        """How audits have ended since the start, and how many are under way."""
+        assert self._auditor is not None, "a router is obtained from open_router"
+        results = self._auditor.results
+        return {"auditing": self._auditor.waiting, **{f"audits_{name}": results[name] for name in sorted(results)}}
 
     @property
     def unsettled(self) -> int:
@@ -227,13 +249,13 @@ class Router:
             task = RoutedTask(self, call, opened, running, nursery)
             evidence = await self._dispatcher.dispatch(task, candidates)
             await task.in_escrow()
-            self._hand_over(opened, evidence, running)
-        verdict = self.seal(verdict_on(evidence.receipt, evidence.failed_checks), opened.client)
-        done = evidence.done
+            rate_ppm = self._hand_over(opened, evidence, running, task.draw_secret)
+        judged = verdict_on(evidence.receipt, evidence.failed_checks, task.draw_secret, rate_ppm)
+        verdict, done = self.seal(judged, opened.client), evidence.done
         await call.send(encode_unsigned(Done(done.assignment, done.delegations, done.receipt, verdict.raw)))
 
-    def _hand_over(self, opened: OpenRequest, evidence: Evidence, running: Running) -> None:
-        """Give a verified task to the settler."""
+    def _hand_over(self, opened: OpenRequest, evidence: Evidence, running: Running, draw_secret: bytes) -> int:
+        """Give a verified task to the settler, by way of the auditor when it is drawn; the rate it was drawn at."""
         receipt = evidence.receipt.body
         settlement = Settlement(
             consent=opened.consent,
@@ -242,9 +264,40 @@ class Router:
             claim_signature=receipt.claim_signature,
             quality_ppm=PPM,
         )
-        self._settler.put(Finished(settlement, running.escrowed, partial(self._settled, opened)))
+        finished = Finished(settlement, running.escrowed, partial(self._settled, opened))
+        assert self._auditor is not None, "a router is obtained from open_router"
+        rate_ppm = self._auditor.rate_ppm(evidence)
+        if is_drawn(draw_secret, evidence.receipt.digest, rate_ppm):
+            self._settler.hold(finished)
+            self._auditor.take(evidence, partial(self._pay, finished))
+        else:
+            self._settler.put(finished)
         running.handed_over = True
         self._remember([opened.consent])
+        return rate_ppm
+
+    def _pay(self, finished: Finished, borne_out: bool) -> None:
+        """Also what was not borne out is settled: only then does the ledger take a dispute about it."""
+        quality_ppm = finished.settlement.quality_ppm if borne_out else 0
+        settlement = replace(finished.settlement, quality_ppm=quality_ppm)
+        self._settler.release(replace(finished, settlement=settlement))
+
+    def _convicted(self, evidence: Evidence) -> None:
+        """Two verifiers have found that an answer was not what its orchestrator signed."""
+        receipt = evidence.receipt.body
+        delegated = bool(evidence.chain.delegations)
+        self.note(
+            Outcome(
+                task_id=receipt.task_id,
+                orchestrator=evidence.chain.liable,
+                delegate=evidence.chain.worker if delegated else None,
+                model_digest=receipt.model_digest,
+                result="rejected",
+                complexity=0,
+                compute_ms=0,
+                first_token_ms=0,
+            )
+        )
 
     def _remember(self, spent: Iterable[TaskConsent | Used]) -> None:
         """A task is paid once, however often it is done: so it is done once."""

@@ -117,6 +117,15 @@ class Settler:
             self._journal.finish(task.settlement, escrowed=task.escrowed)
         self._queue_up(task)
 
+    def hold(self, task: Finished) -> None:
+        """Note that a task is owed for, and settle it when it is `release`d, or at the next start."""
+        self._journal.finish(task.settlement, escrowed=task.escrowed)
+        self.waiting += 1
+
+    def release(self, task: Finished) -> None:
+        """Queue a task that was held."""
+        self._send(task)
+
     def escrow(self, consent: TaskConsent) -> None:
         """Note that a price is about to be put into escrow; a `Finished` or `Failed` of the same task must follow."""
         self._journal.escrow(consent)
@@ -127,6 +136,9 @@ class Settler:
 
     def _queue_up(self, task: Finished | Failed) -> None:
         self.waiting += 1
+        self._send(task)
+
+    def _send(self, task: Finished | Failed) -> None:
         with contextlib.suppress(trio.ClosedResourceError):  # too late for this run; the journal has it for the next
             self._into.send_nowait(task)
 

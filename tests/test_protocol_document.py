@@ -10,8 +10,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cactus_mesh import directory, dispatch, messages, router
-from cactus_mesh.core import adverts, requests, routing, serving, settlement, verification
+from cactus_mesh import auditing, directory, dispatch, messages, router, verifying
+from cactus_mesh.core import (
+    adverts,
+    audit,
+    draws,
+    exhibits,
+    requests,
+    routing,
+    serving,
+    settlement,
+    suspicion,
+    verification,
+)
 from cactus_mesh.messages import TYPES
 from cactus_mesh.net import dialback, discovery, frames, relayed
 
@@ -120,6 +131,14 @@ def words(number):
         ("Gossip", f"max({adverts.MIN_HEARTBEAT_SECONDS:g} s, peers seen / {adverts.ADVERTS_PER_SECOND:g} per second)"),
         ("Gossip", f"at most {words(int(adverts.MAX_HEARTBEAT_SECONDS))} s"),
         ("Discovery", directory.role_key("router")),
+        ("Audits", f"`audit.floor` ({draws.AuditPolicy().floor:g})"),
+        ("Audits", f"until it has passed {draws.AuditPolicy().newcomer_audits} audits"),
+        ("Audits", f"rate is below {words(draws.LEAST_PPM)}"),
+        ("Audits", f"at most {draws.AuditPolicy().pay_within_seconds:g} s"),
+        ("Audits", "{:g}, {:g}, {:g}, {:g}, {:g} and {:g},".format(*suspicion.RATES)),
+        ("Audits", f"newest {exhibits.MAX_EXHIBITS} answers"),
+        ("Audits", f"at least {audit.LEAST_MISMATCHES} tokens"),
+        ("Methods", f"`{verifying.AUDIT_METHOD}`"),
         ("Methods", f"`{router.SUBMIT_METHOD}`"),
         ("Methods", f"`{router.CANCEL_METHOD}`"),
         ("Methods", f"`{router.MODELS_METHOD}`"),
@@ -151,6 +170,13 @@ def test_every_kind_of_frame_is_listed_with_its_number():
     }
 
 
+def test_every_check_of_an_audit_is_listed():
+    sources = inspect.getsource(audit) + inspect.getsource(auditing)
+    names = set(re.findall(r'"(replay_[a-z_]+)"', sources))
+    assert len(names) == 6
+    assert {name for name in names if f"`{name}`" not in SECTIONS["Audits"]} == set()
+
+
 def test_every_check_of_a_receipt_is_listed():
     tree = ast.parse(inspect.getsource(verification))
     yields = [node.value.elts[0] for node in ast.walk(tree) if isinstance(node, ast.Yield)]
@@ -159,6 +185,6 @@ def test_every_check_of_a_receipt_is_listed():
 
 
 def test_every_prefix_of_a_digest_is_listed():
-    prefixes = re.findall(r'b"(cactus-mesh/[a-z]+/1)\\x00"', inspect.getsource(messages))
-    assert len(prefixes) == 5
+    prefixes = re.findall(r'b"(cactus-mesh/[a-z]+/1)\\x00"', inspect.getsource(messages) + inspect.getsource(draws))
+    assert len(prefixes) == 7
     assert {prefix for prefix in prefixes if f'`"{prefix}"`' not in SECTIONS["Digests"]} == set()

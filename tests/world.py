@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from cactus_mesh.auditing import AuditMeans
 from cactus_mesh.client import Client, open_client_role
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.config import ClientConfig, PriceConfig, RouterConfig
+from cactus_mesh.core.draws import AuditPolicy
 from cactus_mesh.core.matching import Weights
 from cactus_mesh.core.routing import Patience
 from cactus_mesh.core.serving import ServingPolicy
+from cactus_mesh.core.thresholds import ANY_MODEL, Entry, Table, Thresholds
 from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
+from cactus_mesh.dossier import Dossier, open_dossier
 from cactus_mesh.herald import Herald
 from cactus_mesh.identity import Identity
 from cactus_mesh.journal import Journal, open_journal
@@ -33,6 +37,17 @@ EPOCH_SECONDS = 1_800_000_000
 STAKE = 100 * 10**8
 DEPOSIT = 10**9
 NAME = "test"
+FAKE_TABLE = Table(
+    [
+        Entry(
+            digest=ANY_MODEL,
+            name="fake",
+            dtype="float32",
+            device="cpu",
+            thresholds=Thresholds(gap_noise=1e-3, gap_fail=1.0, logprob_pass=1e-5, logprob_fail=1e-4),
+        )
+    ]
+)
 
 
 def seconds() -> float:
@@ -57,7 +72,9 @@ class World:
     stack: AsyncExitStack
     weights: Weights = field(default_factory=Weights)
     patience: Patience = field(default_factory=Patience)
+    audits: AuditPolicy = field(default_factory=AuditPolicy)
     journals: dict[str, Journal] = field(default_factory=dict)
+    dossiers: dict[str, Dossier] = field(default_factory=dict)
 
     async def _directory(self, me: Identity, network: FakeNetwork) -> Directory:
         directory = Directory(network, self.ledger, me.public_key, NAME, self.weights, clock)
@@ -65,13 +82,25 @@ class World:
         return directory
 
     async def router(
-        self, name: str = "router", *, authorised: bool = True, config: RouterConfig | None = None
+        self,
+        name: str = "router",
+        *,
+        authorised: bool = True,
+        config: RouterConfig | None = None,
+        engine: FakeEngine | None = None,
     ) -> Router:
-        return await self.stack.enter_async_context(self.router_role(name, authorised=authorised, config=config))
+        return await self.stack.enter_async_context(
+            self.router_role(name, authorised=authorised, config=config, engine=engine)
+        )
 
     @asynccontextmanager
     async def router_role(
-        self, name: str = "router", *, authorised: bool = True, config: RouterConfig | None = None
+        self,
+        name: str = "router",
+        *,
+        authorised: bool = True,
+        config: RouterConfig | None = None,
+        engine: FakeEngine | None = None,
     ) -> AsyncIterator[Router]:
         """A router for the length of a block; leaving it shuts the role down in order."""
         me = identity(name)
@@ -82,6 +111,7 @@ class World:
         directory = await self._directory(me, network)
         if name not in self.journals:  # outlives the router, as its file would
             self.journals[name] = self.stack.enter_context(open_journal(None, now=0))
+            self.dossiers[name] = self.stack.enter_context(open_dossier(None))
         async with open_router(
             me,
             network,
@@ -92,6 +122,7 @@ class World:
             patience=self.patience,
             stake_cover=self.weights.stake_cover,
             journal=self.journals[name],
+            audits=AuditMeans(policy=self.audits, table=FAKE_TABLE, dossier=self.dossiers[name], engine=engine),
             clock=clock,
         ) as router:
             yield router

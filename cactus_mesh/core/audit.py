@@ -10,12 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from cactus_mesh.core.receipts import unpack_logprobs
-from cactus_mesh.messages import text_digest
+from cactus_mesh.core.receipts import pack_logprobs, unpack_logprobs
+from cactus_mesh.errors import MessageMalformed
+from cactus_mesh.messages import Audit, Finding, seed_of, text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cactus_mesh.core.delegation import Chain
     from cactus_mesh.core.thresholds import Thresholds
     from cactus_mesh.messages import Receipt
     from cactus_mesh.ports import Replay
@@ -48,21 +50,58 @@ class Judgement:
     failed: tuple[str, ...] = ()
 
 
-def compare(claimed: Receipt, replay: Replay, thresholds: Thresholds) -> Comparison:
-    """Hold a receipt's claims against a replay of the same tokens."""
-    assert len(replay.gaps) == len(replay.logprobs) == len(claimed.token_ids), "a replay has a number for each token"
+def audit_of(chain: Chain, claimed: Receipt) -> Audit:
+    """What a verifier is asked about the answer that *claimed* is the receipt of."""
+    request, assignment = chain.request.sealed.body, chain.assignment.body
+    return Audit(
+        model_digest=assignment.offer.digest,
+        dtype=assignment.offer.dtype,
+        work=request.work,
+        sampling=request.sampling,
+        seed=seed_of(request.nonce, assignment.router_nonce, request.task_id),
+        token_ids=claimed.token_ids,
+    )
+
+
+def finding_of(audit_hash: bytes, replay: Replay, engine: str) -> Finding:
+    """What a verifier signs."""
+    return Finding(
+        audit_hash=audit_hash,
+        logprobs=pack_logprobs(replay.logprobs),
+        gaps=pack_logprobs(replay.gaps),
+        text_hash=text_digest(replay.text),
+        finish=replay.finish,
+        prompt_tokens=replay.prompt_tokens,
+        engine=engine,
+    )
+
+
+def compare(claimed: Receipt, finding: Finding, thresholds: Thresholds) -> Comparison:
+    """Hold a receipt's claims against a replay of its tokens.  Raises `MessageMalformed` for a finding that is none."""
+    gaps, logprobs = _numbers(finding.gaps, claimed), _numbers(finding.logprobs, claimed)
+    if any(gap < 0 for gap in gaps):
+        raise MessageMalformed("a finding has a gap below zero")
     exact = (
-        ("replay_prompt_tokens", claimed.prompt_tokens == replay.prompt_tokens),
-        ("replay_finish", claimed.finish == replay.finish),
-        ("replay_text", claimed.text_hash == text_digest(replay.text)),
+        ("replay_prompt_tokens", claimed.prompt_tokens == finding.prompt_tokens),
+        ("replay_finish", claimed.finish == finding.finish),
+        ("replay_text", claimed.text_hash == finding.text_hash),
     )
     return Comparison(
-        tokens=len(replay.gaps),
-        mismatches=sum(gap > thresholds.gap_noise for gap in replay.gaps),
-        largest_gap=max(replay.gaps, default=0.0),
-        logprob_error=mean_error(unpack_logprobs(claimed.logprobs), replay.logprobs),
+        tokens=len(gaps),
+        mismatches=sum(gap > thresholds.gap_noise for gap in gaps),
+        largest_gap=max(gaps, default=0.0),
+        logprob_error=mean_error(unpack_logprobs(claimed.logprobs), logprobs),
         broken=tuple(name for name, holds in exact if not holds),
     )
+
+
+def _numbers(data: bytes, claimed: Receipt) -> tuple[float, ...]:
+    if len(data) != 4 * len(claimed.token_ids):
+        raise MessageMalformed("a finding has one number for each token, this one has not")
+    numbers = unpack_logprobs(data)
+    if any(map(math.isnan, numbers)):
+        raise MessageMalformed("a finding holds what is no number")
+    return numbers
 
 
 def mean_error(claimed: Sequence[float], replayed: Sequence[float]) -> float:

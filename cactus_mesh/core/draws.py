@@ -32,6 +32,11 @@ def draw(secret: bytes, receipt_hash: bytes) -> int:
     return int.from_bytes(drawn[:8], "big") * PPM >> 64
 
 
+def is_fair(secret: bytes, nonce: bytes, rate_ppm: int) -> bool:
+    """Whether a router that reveals *secret* was bound to it by *nonce*, and audits at all."""
+    return nonce_of(secret) == nonce and rate_ppm >= LEAST_PPM
+
+
 def is_drawn(secret: bytes, receipt_hash: bytes, rate_ppm: int) -> bool:
     return draw(secret, receipt_hash) < rate_ppm
 

@@ -100,12 +100,13 @@ class Reputation:
     def __init__(self, me: PublicKey) -> None:
         self._me = me
         self._records: OrderedDict[PublicKey, _Record] = OrderedDict()
-        self._heard: OrderedDict[tuple[PublicKey, bytes, PublicKey], None] = OrderedDict()
+        self._heard: OrderedDict[tuple[PublicKey, bytes, PublicKey, bool], None] = OrderedDict()
 
     def fold(self, outcome: Outcome, router: PublicKey, now: float) -> bool:
         """Take in one router's word on one orchestrator's part in a task; False when that word was heard before."""
         # a task that one orchestrator failed and the next completed is a word on each of them
-        key = (router, outcome.task_id, outcome.orchestrator)
+        # ... and an audit may reject later what had been completed
+        key = (router, outcome.task_id, outcome.orchestrator, outcome.result == "rejected")
         if key in self._heard:
             return False
         self._heard[key] = None

@@ -6,7 +6,6 @@ for any model of its dtype; where there is none, a replay can raise doubts but f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec

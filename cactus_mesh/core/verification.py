@@ -1,7 +1,7 @@
 """The cheap checks of a receipt: everything about it that can be known without running the model.
 
-Returns the names of the checks that failed; none failed is the verdict "pass", first form.  The replay of the model on
-a random sample of receipts adds its own names here.
+Returns the names of the checks that failed; none failed is the verdict "pass", first form.  What a replay of the model
+finds on a random sample of receipts is judged in `core.audit`.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _inner_receipt(body: Receipt, link: Sealed[Delegation]) -> Receipt | None:
     return inner if inner.order_hash == link.digest else None
 
 
-def verdict_on(receipt: Sealed[Receipt], failed: Sequence[str]) -> Verdict:
+def verdict_on(receipt: Sealed[Receipt], failed: Sequence[str], draw_secret: bytes, audit_ppm: int) -> Verdict:
     """The word that a router signs.  Without a replay, a pass says only that the cheap checks hold."""
     return Verdict(
         task_id=receipt.body.task_id,
@@ -153,4 +153,6 @@ def verdict_on(receipt: Sealed[Receipt], failed: Sequence[str]) -> Verdict:
         result="fail" if failed else "pass",
         replayed=False,
         failed_checks=list(failed),
+        draw_secret=draw_secret,
+        audit_ppm=audit_ppm,
     )

@@ -12,7 +12,7 @@ from cactus_mesh.engine.requests import check_before, check_length, check_parame
 from cactus_mesh.engine.text import StopStrings
 from cactus_mesh.errors import BadParameters, Busy, CannotContinue, EngineFailed
 from cactus_mesh.messages import Generate, ModelShape
-from cactus_mesh.ports import EngineFinish, EngineModel, EngineTokens
+from cactus_mesh.ports import EngineFinish, EngineModel, EngineTokens, Replay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -34,13 +34,17 @@ FAKE_MODEL: Final = EngineModel(
 
 _END_ID: Final = 0
 _LOGPROB: Final = -0.5
+_SLIP: Final = 10_000
+_NEAR, _FAR = 0.05, 5.0
+"""Gaps, in logits: of a token that slipped in, and of one after the end."""
 
 
 class FakeEngine:
     """Answers everything with *text*, one token a word and one for the end.
 
-    *delay_seconds* passes before each token, by trio's clock.  *fail_after* tokens a generation ends in `EngineFailed`.
-    A prompt counts as many tokens as it has words.  Each token counts as one millisecond of computing.
+    *delay_seconds* passes before each token, and once in a replay, by trio's clock.  *fail_after* tokens a generation
+    ends in `EngineFailed`.  Every *slip_every* tokens, over all generations, one is not the token that its model would
+    have chosen.  A prompt counts as many tokens as it has words.  Each token counts as one millisecond of computing.
     """
 
     def __init__(
@@ -51,15 +55,20 @@ class FakeEngine:
         slots: int = 64,
         delay_seconds: float = 0.0,
         fail_after: int | None = None,
+        slip_every: int | None = None,
     ) -> None:
         self._pieces = [*_words(text), ""]
         self._model = model
         self._slots = slots
         self._delay_seconds = delay_seconds
         self._fail_after = fail_after
+        self._slip_every = slip_every
+        self._made = 0
         self._running: set[object] = set()
         self.started = 0
         """Generations admitted so far."""
+        self.replayed = 0
+        """Answers of others replayed so far."""
 
     @property
     def name(self) -> str:
@@ -126,9 +135,47 @@ class FakeEngine:
             if len(token_ids) == len(before):
                 yield EngineTokens(tuple(token_ids), (_LOGPROB,) * len(token_ids), held)
             elif len(token_ids) > len(before):
-                yield EngineTokens((token_ids[-1],), (_LOGPROB,), text)
+                yield EngineTokens((self._slipped(token_ids[-1]),), (_LOGPROB,), text)
         self._running.discard(ticket)
         yield EngineFinish(finish, prompt_tokens, compute_ms=len(token_ids) - len(before))
+
+    def _slipped(self, token: int) -> int:
+        self._made += 1
+        slips = self._slip_every is not None and self._made % self._slip_every == 0
+        return token + _SLIP if slips else token
+
+    async def replay(
+        self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, token_ids: Sequence[int]
+    ) -> Replay:
+        check_parameters(work, sampling, seed)
+        check_before(sampling, token_ids)
+        model = find_model(self.models, model_digest, work)
+        prompt_tokens = _count(work)
+        check_length(model, prompt_tokens, sampling.max_tokens)
+        if len(self._running) >= self._slots:
+            raise Busy(f"all {self._slots} slots are taken; try again or ask another orchestrator")
+        ticket = object()
+        self._running.add(ticket)
+        try:
+            await trio.sleep(self._delay_seconds)
+        finally:
+            self._running.discard(ticket)
+        self.replayed += 1
+        return self._read(token_ids, prompt_tokens, sampling)
+
+    def _read(self, token_ids: Sequence[int], prompt_tokens: int, sampling: Sampling) -> Replay:
+        stops = StopStrings(sampling.stop)
+        finish: FinishReason | None = None
+        text, gaps, ended = "", [], False
+        for count, token in enumerate(token_ids, start=1):
+            ended = finish is not None
+            piece = "" if ended else self._pieces[count - 1]
+            gaps.append(_FAR if ended else 0.0 if token == (count if piece else _END_ID) else _NEAR)
+            if not ended:
+                finish, more = self._decide(count, *stops.push(piece), sampling)
+                text += more + (stops.flush() if finish in ("length", "stop") else "")
+        logprobs = (_LOGPROB,) * len(token_ids)
+        return Replay(logprobs, tuple(gaps), text, None if ended else finish, prompt_tokens)
 
     def _decide(self, count: int, text: str, stopped: bool, sampling: Sampling) -> tuple[FinishReason | None, str]:
         if stopped:

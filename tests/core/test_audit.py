@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cactus_mesh.core.audit import Comparison, compare, judge
+from cactus_mesh.core.audit import Comparison, audit_of, compare, finding_of, judge
 from cactus_mesh.core.thresholds import (
     ANY_MODEL,
     UNCALIBRATED,
@@ -23,24 +23,25 @@ from cactus_mesh.core.thresholds import (
     read_table,
     write_table,
 )
-from cactus_mesh.errors import StateMalformed
-from cactus_mesh.messages import text_digest
+from cactus_mesh.core.receipts import pack_logprobs
+from cactus_mesh.errors import MessageMalformed, StateMalformed
+from cactus_mesh.messages import seed_of, text_digest
 from cactus_mesh.ports import Replay
-from tests.samples import OFFER, bodies
+from tests.core.cases import chain_of, liable_receipt, work_of
+from tests.samples import CLIENT, DELEGATE, OFFER, ORCHESTRATOR, ROUTER, bodies
 
 THRESHOLDS = Thresholds(gap_noise=1e-3, gap_fail=1.0, logprob_pass=1e-5, logprob_fail=1e-4)
 CLAIM = msgspec.structs.replace(bodies()["receipt"], text_hash=text_digest("sand"))
-HONEST = Replay(logprobs=(-0.5, 0.5 - 1.0, -0.5), gaps=(0.0, 0.0, 0.0), text="sand", finish="stop", prompt_tokens=5)
-CLAIMED_LOGPROBS = (0.5, 0.5, 0.5)  # what the sample's bytes say; a replay with these agrees
+HONEST = {"logprobs": (0.5,) * 3, "gaps": (0.0,) * 3, "text": "sand", "finish": "stop", "prompt_tokens": 5}
+"""What a replay of the sample receipt finds when all of it is true."""
 
 
-def replay(**changes):
-    fields = {name: getattr(HONEST, name) for name in Replay.__slots__} | {"logprobs": CLAIMED_LOGPROBS}
-    return Replay(**{**fields, **changes})
+def finding(**changes):
+    return finding_of(bytes(32), Replay(**{**HONEST, **changes}), "fake/1")
 
 
 def result(thresholds=THRESHOLDS, **changes):
-    return judge(compare(CLAIM, replay(**changes), thresholds), thresholds)
+    return judge(compare(CLAIM, finding(**changes), thresholds), thresholds)
 
 
 def found(**changes):
@@ -76,6 +77,27 @@ def test_each_false_claim_fails_by_its_name(changes, name):
 )
 def test_what_is_only_doubtful_is_inconclusive(changes, names):
     assert (result(**changes).result, result(**changes).failed) == ("inconclusive", names)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"gaps": (0.0, 0.0)}, {"logprobs": ()}, {"gaps": (0.0, math.nan, 0.0)}, {"gaps": (0.0, -1.0, 0.0)}],
+)
+def test_a_finding_that_is_none_is_its_verifiers_fault(changes):
+    with pytest.raises(MessageMalformed):
+        result(**changes)
+
+
+def test_a_verifier_is_told_the_work_and_its_tokens_but_nobody_who_had_a_part_in_it():
+    chain = chain_of(1)
+    receipt = liable_receipt(chain, work_of())
+    audit = audit_of(chain, receipt.body)
+    request, assignment = chain.request.sealed.body, chain.assignment.body
+    assert audit.seed == seed_of(request.nonce, assignment.router_nonce, request.task_id)
+    assert (audit.work, audit.token_ids) == (request.work, receipt.body.token_ids)
+    told = msgspec.msgpack.encode(audit)
+    parties = [CLIENT.public_key, ROUTER.public_key, ORCHESTRATOR.public_key, DELEGATE.public_key, request.task_id]
+    assert not any(party in told for party in parties)
 
 
 def test_rounding_is_neither():

@@ -340,7 +340,7 @@ def test_the_largest_receipt_that_may_be_made_fits_into_a_message():
 
 def test_a_verdict_names_the_receipt_and_the_checks_that_failed():
     receipt = liable_receipt(DIRECT, WORK)
-    good, bad = verdict_on(receipt, ()), verdict_on(receipt, ("text",))
+    good, bad = verdict_on(receipt, (), bytes(32), 1), verdict_on(receipt, ("text",), bytes(32), 1)
     assert (good.result, good.failed_checks, good.receipt_hash) == ("pass", [], receipt.digest)
     assert (bad.result, bad.failed_checks, bad.replayed) == ("fail", ["text"], False)
 
