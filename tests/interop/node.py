@@ -1,4 +1,4 @@
-"""The TypeScript SDK for tests: installed once by `npm ci` from the committed lock, in the user's cache."""
+"""Packages of Node for tests: installed once by `npm ci` from the committed lock, in the user's cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import platformdirs
 PROJECT: Final = Path(__file__).parent / "ts"
 REQUIRED: Final = os.environ.get("CACTUS_REQUIRE_NODE") == "1"
 OLDEST_NODE: Final = 20
-"""The SDK's own demand."""
+"""The packages' own demand."""
 INSTALL_SECONDS: Final = 300
 
 
@@ -35,11 +35,11 @@ def node() -> str:
     return found
 
 
-def modules() -> Path:
-    """A folder with node_modules, made on first use.  Raises `NodeMissing`."""
-    manifests = [PROJECT / name for name in ("package.json", "package-lock.json")]
+def modules(project: Path = PROJECT) -> Path:
+    """A folder with *project*'s node_modules, made on first use.  Raises `NodeMissing`."""
+    manifests = [project / name for name in ("package.json", "package-lock.json")]
     name = hashlib.sha256(b"".join(path.read_bytes() for path in manifests)).hexdigest()[:16]
-    folder = platformdirs.user_cache_path("cactus-mesh") / "ts-sdk" / name
+    folder = platformdirs.user_cache_path("cactus-mesh") / f"{project.name}-sdk" / name
     if not folder.exists():
         _install(folder, manifests)
     return folder
