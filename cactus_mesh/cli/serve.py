@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 @click.option("--engine-url", metavar="URL", help="That server, such as http://127.0.0.1:8000/v1.")
 @click.option("--device", metavar="DEVICE", help="What models run on: auto, cpu, cuda, mps.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Part of a model's identity.")
-@click.option("--engine", type=click.Choice(["torch", "openai"]), help="Run models here, or at another server.")
-@click.option("--engine-url", metavar="URL", help="That server, such as http://127.0.0.1:8000/v1.")
-@click.option("--device", metavar="DEVICE", help="What models run on: auto, cpu, cuda, mps.")
-@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Part of a model's identity.")
 @click.option("--slots", type=click.IntRange(min=1), help="Tasks that the engine runs at once.")
 @click.option("--delegate", type=click.IntRange(min=0), metavar="N", help="Hand on up to N tasks when full.")
 @click.option("--gateway", "with_gateway", is_flag=True, help="Serve OpenAI's API on this machine too.")
@@ -55,10 +51,6 @@ async def run(
     engine_url: str | None,
     device: str | None,
     dtype: str | None,
-    engine: str | None,
-    engine_url: str | None,
-    device: str | None,
-    dtype: str | None,
     slots: int | None,
     delegate: int | None,
     with_gateway: bool,
@@ -74,8 +66,6 @@ async def run(
     from cactus_mesh.lifetime import open_lifetime
     from cactus_mesh.node import open_node
 
-    about_engine = {"kind": engine, "url": engine_url, "device": device, "dtype": dtype, "slots": slots}
-    given = {name: value for name, value in about_engine.items() if value is not None}
     about_engine = {"kind": engine, "url": engine_url, "device": device, "dtype": dtype, "slots": slots}
     given = {name: value for name, value in about_engine.items() if value is not None}
     config = load(
