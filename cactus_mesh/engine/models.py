@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from cactus_mesh.errors import ModelMalformed, ModelMissing, ModelRefused, ModelUnsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 SELFTEST_NAME: Final = "cactus-selftest"
 SELFTEST_WORDS: Final = ("selftest", SELFTEST_NAME)
@@ -58,6 +58,8 @@ _BLOCK_BYTES: Final = 1 << 20
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 Json = dict[str, object]
+Listed = tuple[str, int, str]
+"""A file's name, size and SHA-256 in hex."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +110,15 @@ def check_folder(name: str, path: Path) -> ModelFolder:
 
 def model_digest(folder: ModelFolder, dtype: str) -> bytes:
     """Reads every file once, a block at a time."""
-    return listing_digest(dtype, [(name, *_file_digest(folder.path / name)) for name in folder.files])
+    return listing_digest(dtype, listing(folder))
 
 
-def listing_digest(dtype: str, files: Iterable[tuple[str, int, str]]) -> bytes:
+def listing(folder: ModelFolder, read: Callable[[int], object] = int) -> list[Listed]:
+    """The files of *folder*.  *read* hears of each block of so many bytes that has been read."""
+    return [(name, *_file_digest(folder.path / name, read)) for name in folder.files]
+
+
+def listing_digest(dtype: str, files: Iterable[Listed]) -> bytes:
     """The digest of a model whose files have these names, sizes and SHA-256 in hex."""
     listing = hashlib.sha256(b"cactus-mesh/model/1\x00" + f"dtype={dtype}\n".encode())
     for name, size, content in sorted(files, key=lambda file: file[0].encode()):
@@ -119,12 +126,13 @@ def listing_digest(dtype: str, files: Iterable[tuple[str, int, str]]) -> bytes:
     return listing.digest()
 
 
-def _file_digest(path: Path) -> tuple[int, str]:
+def _file_digest(path: Path, read: Callable[[int], object]) -> tuple[int, str]:
     content, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             content.update(block)
             size += len(block)
+            read(len(block))
     return size, content.hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cactus_mesh.errors import ConfigMalformed
@@ -24,6 +24,8 @@ class EngineSettings:
     threads: int = 0
     device: str = "auto"
     dtype: DType = "float32"
+    expected: dict[str, str] = field(default_factory=dict)
+    """What the digest of a model must be, in hex, by the word that names it: the operator's list of allowed ones."""
     allow_download: bool = False
     """Whether models that are not on this machine may be fetched from the hub."""
     max_context_tokens: int = 32_768

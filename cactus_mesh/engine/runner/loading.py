@@ -28,6 +28,7 @@ from cactus_mesh.errors import (
     MeshError,
     ModelMalformed,
     ModelMissing,
+    ModelRefused,
     ModelTooLarge,
     ModelUnsupported,
 )
@@ -116,6 +117,12 @@ def _load(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel:
         config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelUnsupported(f"{folder.name}: {_first_line(error)}") from None
+    digest = model_digest(folder, settings.dtype)
+    if settings.expected.get(word, digest.hex()) != digest.hex():
+        raise ModelRefused(
+            f"{folder.name} is not what it was when it was added: its files have changed; see which with: "
+            f"cactus-mesh models verify, and if that was meant, add it again"
+        )
     network = _load_network(folder, settings)
     tokenizer = _load_tokenizer(folder)
     shape = shape_of(network)
@@ -124,7 +131,7 @@ def _load(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel:
     room = _room(layout, cache_bytes)
     facts = ModelFacts(
         name=folder.name,
-        digest=model_digest(folder, settings.dtype),
+        digest=digest,
         dtype=settings.dtype,
         context_tokens=_context_tokens(folder, config, settings, room),
         kinds=_kinds(tokenizer),

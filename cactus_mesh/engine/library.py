@@ -1,0 +1,155 @@
+"""The operator's list of models: where each is, and of which files it consisted when it was added.  A JSON file.
+
+What is on the list is served only while its files are still those; a model of the hub is fetched when it is added.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from cactus_mesh.engine.models import (
+    HUB_PATTERNS,
+    SELFTEST_WORDS,
+    check_folder,
+    hub_id,
+    listing,
+    listing_digest,
+    local_folder,
+)
+from cactus_mesh.errors import ConfigMalformed, MissingExtra, ModelMissing, ModelRefused
+from cactus_mesh.files import write_private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cactus_mesh.engine.models import Listed, ModelFolder
+
+_MAX_FILE_BYTES: Final = 16 << 20
+"""Thousands of models with dozens of files each."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """*source* is a folder or a hub id."""
+
+    name: str
+    source: str
+    files: list[tuple[str, int, str]]
+
+    def digest(self, dtype: str) -> bytes:
+        return listing_digest(dtype, self.files)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(size for _, size, _ in self.files)
+
+
+class Library:
+    """Raises `ConfigMalformed` when its file is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.entries: dict[str, Entry] = {}
+        """By name."""
+        if path.exists():
+            data = path.read_bytes()[:_MAX_FILE_BYTES]
+            try:
+                self.entries = {entry.name: entry for entry in msgspec.json.decode(data, type=list[Entry])}
+            except msgspec.DecodeError as error:
+                raise ConfigMalformed(
+                    f"the list of models, {path}, is damaged ({error}); delete it and add them again"
+                ) from None
+
+    def get(self, name: str) -> Entry:
+        """Raises `ModelMissing`."""
+        if name not in self.entries:
+            known = ", ".join(self.entries) or "none"
+            raise ModelMissing(f"there is no model {name!r} on the list, which has: {known}")
+        return self.entries[name]
+
+    def put(self, entry: Entry) -> None:
+        self.entries[entry.name] = entry
+        self._write()
+
+    def remove(self, name: str) -> None:
+        del self.entries[name]
+        self._write()
+
+    def words(self, models: Sequence[str], dtype: str) -> tuple[list[str], dict[str, str]]:
+        """What the engine is told for the models of these names or words, and the digests that it must find."""
+        sources = [self.entries[each].source if each in self.entries else each for each in models]
+        listed = {entry.source: entry.digest(dtype).hex() for entry in self.entries.values()}
+        return sources, {source: listed[source] for source in sources if source in listed}
+
+    def _write(self) -> None:
+        write_private(self._path, msgspec.json.format(msgspec.json.encode(list(self.entries.values()))))
+
+
+def find(source: str, *, fetch: bool) -> ModelFolder:
+    """The checked folder of a model; *fetch* those of the hub that are not here, with a progress bar on standard error.
+
+    An interrupted download goes on where it was.  Raises what `check_folder` does, `ModelMissing` and `MissingExtra`.
+    """
+    hub = hub_id(source)
+    name, path = (hub, _of_the_hub(hub, fetch=fetch)) if hub else local_folder(source)
+    return check_folder(name, path.resolve())
+
+
+def entry_of(source: str, folder: ModelFolder, read: Callable[[int], object]) -> Entry:
+    """Reads all files; *read* hears of every block."""
+    portable = source in SELFTEST_WORDS or hub_id(source)
+    return Entry(folder.name, source if portable else str(folder.path), listing(folder, read))
+
+
+def differences(entry: Entry, now: Sequence[Listed]) -> list[str]:
+    """In words, which files are not as they were."""
+    before = {name: rest for name, *rest in entry.files}
+    after = {name: rest for name, *rest in now}
+    found = [f"{name} is gone" for name in before if name not in after]
+    found += [f"{name} is new" for name in after if name not in before]
+    return found + [f"{name} has changed" for name in before if name in after and before[name] != after[name]]
+
+
+def delete_download(source: str) -> int:
+    """Delete what was fetched of a hub's model; the bytes that this frees."""
+    hub = _hub_library()
+    freed = 0
+    for repository in hub.scan_cache_dir().repos:
+        if repository.repo_id == source and repository.repo_type == "model":
+            revisions = [revision.commit_hash for revision in repository.revisions]
+            strategy = hub.scan_cache_dir().delete_revisions(*revisions)
+            freed += strategy.expected_freed_size
+            strategy.execute()
+    return freed
+
+
+def _of_the_hub(name: str, *, fetch: bool) -> Path:
+    hub = _hub_library()
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=list(HUB_PATTERNS), local_files_only=not fetch))
+    except hub.errors.LocalEntryNotFoundError:
+        why = "the hub cannot be reached; check the connection" if fetch else f"add it: cactus-mesh models add {name}"
+        raise ModelMissing(f"{name} is not on this machine, and {why}") from None
+    except (hub.errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelMissing(f"{name} cannot be fetched from the hub: {str(error).splitlines()[0][:300]}") from None
+
+
+def _hub_library() -> Any:
+    """The module, which the node itself can do without."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise MissingExtra("models of the hub need huggingface_hub; install: pip install 'cactus-mesh[inference]'")
+    import huggingface_hub
+    import huggingface_hub.errors
+
+    return huggingface_hub
+
+
+def require(digest: str | None, entry: Entry, dtype: str) -> None:
+    """Raises `ModelRefused` when the operator wanted another model."""
+    found = entry.digest(dtype).hex()
+    if digest is not None and not found.startswith(digest.lower()):
+        raise ModelRefused(f"{entry.name} in {dtype} has the digest {found}, not {digest}; it is not added")
