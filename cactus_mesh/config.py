@@ -178,6 +178,10 @@ class Home:
         return self.state / "control.json"
 
     @property
+    def models_file(self) -> Path:
+        return self.state / "models.json"
+
+    @property
     def journal_file(self) -> Path:
         return self.state / "journal.sqlite"
 

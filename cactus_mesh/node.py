@@ -176,7 +176,7 @@ async def open_node(config: Config, home: Home, *, engine: Engine | None = None)
     listen = config.listen or _default_listen()
     async with AsyncExitStack() as stack:
         if engine is None and ("orchestrator" in config.roles or _audits_with_an_engine(config)):
-            engine = await stack.enter_async_context(_engine(config))
+            engine = await stack.enter_async_context(_engine(config, home))
         book = stack.enter_context(open_book(home.book_file))
         ledger = await stack.enter_async_context(_ledger(config))
         network = await stack.enter_async_context(open_mesh(identity, config, home, config.roles, listen))
@@ -366,23 +366,26 @@ def _ledger(config: Config) -> AbstractAsyncContextManager[Ledger]:
     return open_ledger(config.ledger, Address(config.contract), config.chain_id)
 
 
-def _engine(config: Config) -> AbstractAsyncContextManager[Engine]:
+def _engine(config: Config, home: Home) -> AbstractAsyncContextManager[Engine]:
     chosen = config.engine
     if chosen.kind == "openai":
         from cactus_mesh.engine.upstream import open_upstream
 
         return open_upstream(config.models, chosen.url, key=chosen.key, slots=chosen.slots)
     from cactus_mesh.engine import EngineSettings, open_engine
+    from cactus_mesh.engine.library import Library
 
+    words, expected = Library(home.models_file).words(config.models, chosen.dtype)
     settings = EngineSettings(
         slots=chosen.slots,
         threads=chosen.threads,
         device=chosen.device,
         dtype=chosen.dtype,
         cache_mib=chosen.cache_mib,
+        expected=expected,
         allow_download=chosen.allow_download,
     )
-    return open_engine(config.models, settings)
+    return open_engine(words, settings)
 
 
 def open_mesh(

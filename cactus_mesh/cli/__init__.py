@@ -14,6 +14,7 @@ from cactus_mesh.cli import (  # noqa: F401 - each adds its commands to the grou
     gateway,
     keys,
     look,
+    models,
     money,
     network,
     serve,
