@@ -31,6 +31,8 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     sampling: Sampling
     seed: bytes
     before: list[int] = []
+    replay: bool = False
+    """Whether *before* is an answer to be judged: what comes of it is one `Replayed`."""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -86,6 +88,18 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     compute_ms: int
 
 
+class Replayed(msgspec.Struct, frozen=True, tag="replayed"):
+    """The end of a replay (see `ports.Replay`)."""
+
+    id: int
+    logprobs: list[float]
+    gaps: list[float]
+    text: str
+    finish: FinishReason | None
+    prompt_tokens: int
+    compute_ms: int
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """A refusal instead of `Admitted`, or the end of a generation that could not go on."""
 
@@ -100,7 +114,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     id: int
 
 
-OfGeneration = Admitted | Token | Finished | Failed
+OfGeneration = Admitted | Token | Finished | Replayed | Failed
 Event = Ready | LoadFailed | Alive | Ended | OfGeneration
 
 _encode = msgspec.msgpack.Encoder().encode

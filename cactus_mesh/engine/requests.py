@@ -40,6 +40,12 @@ def check_before(sampling: Sampling, before: Sequence[int]) -> None:
         raise CannotContinue("there are more tokens to go on from than were asked for, or some are none")
 
 
+def check_answer(sampling: Sampling, token_ids: Sequence[int]) -> None:
+    """Tokens to be judged.  Raises `BadParameters`."""
+    if not 0 < len(token_ids) <= sampling.max_tokens or any(not 0 <= token < 1 << 32 for token in token_ids):
+        raise BadParameters(f"an answer has 1 to {sampling.max_tokens} tokens here, this one {len(token_ids)}")
+
+
 def find_model(models: Sequence[EngineModel], digest: bytes, work: Work) -> EngineModel:
     """The model of *digest*, when it can do *work*.  Raises `UnknownModel` or `BadParameters`."""
     for model in models:

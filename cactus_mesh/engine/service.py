@@ -26,15 +26,16 @@ from cactus_mesh.engine.frames import (
     LoadFailed,
     Open,
     Ready,
+    Replayed,
     Start,
     Token,
     to_frame,
 )
-from cactus_mesh.engine.requests import check_before, check_parameters, find_model
+from cactus_mesh.engine.requests import check_answer, check_before, check_parameters, find_model
 from cactus_mesh.engine.settings import EngineSettings
 from cactus_mesh.engine.worker import WORKER_COMMAND, Worker, WorkerLost, open_worker
 from cactus_mesh.errors import Busy, EngineFailed, MissingExtra, PromptTooLong, from_wire
-from cactus_mesh.ports import EngineFinish, EngineTokens
+from cactus_mesh.ports import EngineFinish, EngineTokens, Replay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -123,10 +124,10 @@ class _Running:
             if generation.tokens_left < 0:
                 raise WorkerLost("made more tokens than it was asked for")
         generation.sender.send_nowait(event)
-        over = isinstance(event, Finished | Failed)
+        over = isinstance(event, Finished | Replayed | Failed)
         if over:
             del self.generations[event.id]
-            self.finished_any |= isinstance(event, Finished)
+            self.finished_any |= not isinstance(event, Failed)
         return over
 
     def end(self, reason: str) -> None:
@@ -179,6 +180,22 @@ class Service:
         check_before(sampling, before)
         find_model(self._models, model_digest, work)
         start = Start(next(self._ids), model_digest, work, sampling, seed, list(before))
+        async with self._begun(start) as events:
+            yield events
+
+    async def replay(
+        self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, token_ids: Sequence[int]
+    ) -> Replay:
+        check_parameters(work, sampling, seed)
+        check_answer(sampling, token_ids)
+        find_model(self._models, model_digest, work)
+        start = Start(next(self._ids), model_digest, work, sampling, seed, list(token_ids), replay=True)
+        async with self._begun(start) as events:
+            return await events.replayed()
+
+    @asynccontextmanager
+    async def _begun(self, start: Start) -> AsyncIterator[Events]:
+        """Give the worker something to do, in a slot of its own."""
         frame = to_frame(start)
         if len(frame) > MAX_FRAME_BYTES:
             raise PromptTooLong(f"the prompt has {len(frame)} bytes; the engine takes at most {MAX_FRAME_BYTES}")
@@ -280,7 +297,7 @@ class Service:
             case Ended():
                 running.leaving.discard(event.id)
                 self._tell_waiting()
-            case Admitted() | Token() | Finished() | Failed():
+            case Admitted() | Token() | Finished() | Replayed() | Failed():
                 if running.deliver(event):
                     self._taken.discard(event.id)
             case Ready() | LoadFailed():
@@ -311,6 +328,14 @@ class Events:
             raise from_wire(first.code, first.message)
         assert isinstance(first, Admitted)
 
+    async def replayed(self) -> Replay:
+        event = await self._receiver.receive()
+        self._over = True
+        if isinstance(event, Failed):
+            raise from_wire(event.code, event.message)
+        assert isinstance(event, Replayed)
+        return Replay(tuple(event.logprobs), tuple(event.gaps), event.text, event.finish, event.prompt_tokens)
+
     def __aiter__(self) -> Events:
         return self
 
@@ -326,7 +351,7 @@ class Events:
                 return EngineFinish(event.finish, event.prompt_tokens, event.compute_ms)
             case Failed():
                 raise from_wire(event.code, event.message)
-            case Admitted():
-                raise AssertionError("a generation is admitted once")
+            case Admitted() | Replayed():
+                raise AssertionError("a generation is admitted once, and is no replay")
             case _:
                 assert_never(event)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cactus_mesh.engine.requests import check_before, check_length, check_parameters, find_model
+from cactus_mesh.engine.requests import check_answer, check_before, check_length, check_parameters, find_model
 from cactus_mesh.engine.text import StopStrings
 from cactus_mesh.errors import BadParameters, Busy, CannotContinue, EngineFailed
 from cactus_mesh.messages import Generate, ModelShape
@@ -148,7 +148,7 @@ class FakeEngine:
         self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, token_ids: Sequence[int]
     ) -> Replay:
         check_parameters(work, sampling, seed)
-        check_before(sampling, token_ids)
+        check_answer(sampling, token_ids)
         model = find_model(self.models, model_digest, work)
         prompt_tokens = _count(work)
         check_length(model, prompt_tokens, sampling.max_tokens)

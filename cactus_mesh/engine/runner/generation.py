@@ -38,13 +38,13 @@ class Made:
 class Generation:
     """Raises `BadParameters`, `PromptTooLong` or `CannotContinue` when it cannot be begun."""
 
-    def __init__(self, model: LoadedModel, start: Start) -> None:
+    def __init__(self, model: LoadedModel, start: Start, prompt: list[int], before: list[int]) -> None:
         self._model = model
         self._sampling = start.sampling
         self._seed = start.seed
-        self.prompt = prompt_ids(model, start.work)
-        check_length(model.facts.model(), len(self.prompt), start.sampling.max_tokens)
-        self.before = start.before
+        self.prompt = prompt
+        self._check_length()
+        self.before = before
         """Tokens that another engine has made, each of which is chosen here again."""
         if any(token >= model.vocabulary for token in self.before):
             raise _cannot_continue(model)
@@ -54,8 +54,12 @@ class Generation:
         self._text = OutputText(self._decode_text, start.sampling.stop)
         self._seconds = 0.0
 
+    def _check_length(self) -> None:
+        check_length(self._model.facts.model(), len(self.prompt), self._sampling.max_tokens)
+
     @property
-    def max_tokens(self) -> int:
+    def room(self) -> int:
+        """For how many tokens beside the prompt it needs memory."""
         return self._sampling.max_tokens
 
     @property

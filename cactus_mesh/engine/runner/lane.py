@@ -11,8 +11,9 @@ import torch
 
 from cactus_mesh.engine.frames import Failed, Finished, Token
 from cactus_mesh.engine.prefixes import Prefixes
-from cactus_mesh.engine.runner.generation import Generation
+from cactus_mesh.engine.runner.generation import Generation, prompt_ids
 from cactus_mesh.engine.runner.passes import Read
+from cactus_mesh.engine.runner.replaying import Replaying
 from cactus_mesh.engine.scheduler import Scheduler
 from cactus_mesh.engine.shelves import Shelves
 from cactus_mesh.errors import Busy, EngineFailed, MeshError
@@ -48,9 +49,13 @@ class Lane:
 
     def start(self, start: Start) -> None:
         """Raises `Busy`, `BadParameters` or `PromptTooLong`."""
-        generation = Generation(self.model, start)
+        generation = (
+            Replaying(self.model, start)
+            if start.replay
+            else Generation(self.model, start, prompt_ids(self.model, start.work), start.before)
+        )
         known = len(generation.before)
-        if not self._scheduler.admit(start.id, generation.prompt, generation.max_tokens, known=known):
+        if not self._scheduler.admit(start.id, generation.prompt, generation.room, known=known):
             raise Busy("all slots are taken; try again or ask another orchestrator")
         self._generations[start.id] = generation
 
@@ -124,7 +129,11 @@ class Lane:
             for each in tokens:
                 yield Token(id_, each.token_id, each.logprob, each.text)
             generation = self._generations[id_]
-            if tokens[-1].finish is not None:
+            if isinstance(generation, Replaying):
+                if generation.over:
+                    yield generation.told(id_)
+                    self.drop(id_)
+            elif tokens[-1].finish is not None:
                 yield Finished(id_, tokens[-1].finish, len(generation.prompt), generation.compute_ms)
                 self.drop(id_)
             elif generation.made > len(generation.before):
