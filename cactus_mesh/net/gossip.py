@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
+from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import IncompleteReadError
+from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.validators import signature_validator
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
@@ -25,9 +28,11 @@ from cactus_mesh.ports import Gossip
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from libp2p.abc import IHost, INetStream
+    from libp2p.abc import INetStream
     from libp2p.peer.id import ID
 
+    from cactus_mesh.net.conn import MeshConn
+    from cactus_mesh.net.host import MeshHost
     from cactus_mesh.ports import GossipVerdict
 
 MAX_GOSSIP_BYTES: Final = 64 * 1024
@@ -69,11 +74,15 @@ class Audience(Protocol):
 
 @asynccontextmanager
 async def open_gossip(
-    host: IHost, audience: Audience, drop: Callable[[PeerId, str], None]
+    host: MeshHost,
+    audience: Audience,
+    best: Callable[[PeerId], MeshConn | None],
+    drop: Callable[[PeerId, str], None],
 ) -> AsyncIterator[GossipMesh]:
-    """Take part in gossip.  *drop* is called with a peer that broke the rules and why."""
+    """Take part in gossip.  *best* is the connection to use for a peer, *drop* is called with a peer that broke the
+    rules and why."""
     router = MeshRouter()
-    pubsub = MeshPubsub(host, router, audience, drop)
+    pubsub = MeshPubsub(host, router, audience, best, drop)
     async with open_service(pubsub), open_service(router):
         await pubsub.wait_until_ready()
         yield GossipMesh(pubsub)
@@ -132,8 +141,15 @@ class MeshRouter(GossipSub):
 
 
 class MeshPubsub(Pubsub):
+    host: MeshHost
+
     def __init__(
-        self, host: IHost, router: MeshRouter, audience: Audience, drop: Callable[[PeerId, str], None]
+        self,
+        host: MeshHost,
+        router: MeshRouter,
+        audience: Audience,
+        best: Callable[[PeerId], MeshConn | None],
+        drop: Callable[[PeerId, str], None],
     ) -> None:
         super().__init__(
             host,
@@ -146,9 +162,78 @@ class MeshPubsub(Pubsub):
         )
         self.counter = time.time_ns()  # a lower one after a restart would make our messages look like repetitions
         self._audience = audience
+        self._best = best
         self._drop = drop
+        self._carriers: dict[ID, MeshConn] = {}
+        """The connections that our streams to peers are on."""
         self._judged = TokenBucket.full(JUDGED_PER_SECOND, JUDGED_PER_SECOND, trio.current_time())
         self._rejected: dict[ID, TokenBucket] = {}
+
+    # --- our stream to each peer -----------------------------------------------------------------------------------
+    #
+    # The library leaves it on the connection that was there first, and when that closes it forgets what the peer has
+    # subscribed to, though the peer says that once, on its own stream.  Here our stream moves to the best connection,
+    # begins with our subscriptions, and what the peer said holds until the peer has no connection left.
+
+    async def handle_peer_queue(self) -> None:
+        self.event_handle_peer_queue_started.set()
+        async for peer in self.peer_receive_channel:
+            self._schedule_peer_stream_retry(peer)
+
+    async def handle_dead_peer_queue(self) -> None:
+        self.event_handle_dead_peer_queue_started.set()
+        async for peer in self.dead_peer_receive_channel:
+            self._look_after(peer)
+
+    def _look_after(self, peer: ID) -> None:
+        """A connection of *peer* is over."""
+        if self._best_of(peer) is not None:
+            self._schedule_peer_stream_retry(peer)
+        else:
+            self._carriers.pop(peer, None)
+            super()._handle_dead_peer(peer)
+
+    def _handle_dead_peer(self, peer_id: ID) -> None:
+        """Our stream to *peer_id* has failed."""
+        self._carriers.pop(peer_id, None)
+        self._look_after(peer_id)
+
+    def _best_of(self, peer: ID) -> MeshConn | None:
+        return self._best(PeerId(str(peer)))
+
+    async def _handle_new_peer(self, peer_id: ID) -> None:
+        """Have our stream to *peer_id* on its best connection.  Raises SwarmException; the caller tries again."""
+        while (conn := self._best_of(peer_id)) is not None and conn is not self._carriers.get(peer_id):
+            try:
+                stream = conn.wrap(await self.host.open_on(conn, PROTOCOL_ID_V11))
+            except BaseLibp2pError as error:
+                raise SwarmException(f"no stream for gossip: {error}") from error
+            if conn.over.is_set():
+                continue
+            self._carriers[peer_id] = conn
+            newcomer = peer_id not in self.peers
+            self.peers[peer_id] = stream
+            if newcomer:
+                self.router.add_peer(peer_id, PROTOCOL_ID_V11)
+                self.peer_queues[peer_id] = queue = RpcQueue()
+                self.manager.run_task(self.handle_sending_messages, peer_id, stream, queue)
+            self.peer_queues[peer_id].push(rpc_pb2.RPC())  # nothing; but a stream begins with our subscriptions
+            if newcomer:
+                await self._send_recent_messages_to_new_peer(peer_id)
+
+    async def handle_sending_messages(self, peer_id: ID, stream: INetStream, queue: RpcQueue) -> None:
+        """Write what is for *peer_id* to the stream of the moment."""
+        begun: INetStream | None = None
+        while (packet := await queue.pop()) is not None:
+            stream = self.peers.get(peer_id, stream)
+            try:
+                if stream is begun or await self.write_msg(stream, self.get_hello_packet()):
+                    begun = stream
+                    if packet.ByteSize():
+                        await self.write_msg(stream, packet)
+            except BaseLibp2pError as error:
+                log.debug("gossip was not sent", extra={"peer": str(peer_id)}, exc_info=error)
+                self._handle_dead_peer(peer_id)
 
     # --- what a peer sends ---------------------------------------------------------------------------------------
 
@@ -166,12 +251,16 @@ class MeshPubsub(Pubsub):
         now = trio.current_time()
         allowed = TokenBucket.full(MESSAGES_PER_SECOND, 2 * MESSAGES_PER_SECOND, now)
         ignored = TokenBucket.full(MESSAGES_PER_SECOND, IGNORED_AT_ONCE, now)
+        first = True
         while True:
             packet = rpc_pb2.RPC()
             packet.ParseFromString(await read_varint_prefixed_bytes_limited(stream, MAX_RPC_BYTES))
             packet.ClearField("senderRecord")  # addresses come with a peer's own words, see `frames.About`
             if len(packet.subscriptions) > MAX_TOPICS:
                 raise BadGossip("too many subscriptions at once")
+            if first:
+                self._forget_all_but(peer, {said.topicid for said in packet.subscriptions if said.subscribe})
+                first = False
             for subscription in packet.subscriptions:
                 self.handle_subscription(peer, subscription)
             for message in packet.publish:
@@ -181,6 +270,11 @@ class MeshPubsub(Pubsub):
                     raise BadGossip("too many messages")
             if packet.HasField("control"):
                 await self._control(peer, packet)
+
+    def _forget_all_but(self, peer: ID, topics: set[str]) -> None:
+        """A stream begins with all that its peer subscribes to; what it left meanwhile may have been lost."""
+        for topic in [topic for topic, peers in self.peer_topics.items() if peer in peers and topic not in topics]:
+            self._forget_subscription(peer, topic)
 
     async def _control(self, peer: ID, packet: rpc_pb2.RPC) -> None:
         control = packet.control

@@ -289,6 +289,8 @@ class Puncher:
             raise PunchFailed("it names no endpoint that can be dialled from here", final=True)
         if not theirs.open and not view.open and not all(self._local(address) for address in wanted):
             raise PunchFailed("this system does not let us dial from the port that we listen on", final=True)
+        for address in wanted:
+            self._swarm.note_dialled(address.host)
         failures: dict[str, str] = {}
         direct: list[MeshConn] = []
 

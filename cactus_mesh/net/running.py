@@ -51,7 +51,9 @@ async def open_run(shared: Shared, listen: Sequence[Address]) -> AsyncIterator[R
     async with open_service_nursery() as nursery:
         running = RunningHost(shared, nursery)
         # gossip first: a peer that finds no gossip here on arrival does not ask again
-        async with open_gossip(running.host, shared, running.connections.drop) as running.gossip:
+        async with open_gossip(
+            running.host, shared, running.connections.best, running.connections.drop
+        ) as running.gossip:
             await nursery.start(_serve, running.swarm, listen)
             nursery.start_soon(running.connections.watch_over)
             for topic in shared.listeners:

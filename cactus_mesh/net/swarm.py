@@ -181,11 +181,15 @@ class MeshSwarm(Swarm):
 
     async def dial_address(self, address: Address, peer: ID) -> MeshConn:
         """Connect to *peer* at *address* and pass the hello.  Raises `DialFailed`, or the `MeshError` of a hello."""
-        self.dialled[address.host] = None
-        self.dialled.move_to_end(address.host)
+        self.note_dialled(address.host)
+        return await self.dial_link(await _linked(address, self.bound), peer)
+
+    def note_dialled(self, host: str) -> None:
+        """Whoever comes from *host* does not show that strangers reach us."""
+        self.dialled[host] = None
+        self.dialled.move_to_end(host)
         if len(self.dialled) > MAX_DIALLED:
             self.dialled.popitem(last=False)
-        return await self.dial_link(await _linked(address, self.bound), peer)
 
     async def probe(self, address: Address, peer: ID) -> None:
         """See that *peer* answers at *address*, on a new connection from any port, and let go of it.

@@ -81,7 +81,8 @@ class Internet:
         self._namespaces = namespaces
         self._core = namespaces.add("core")
         self._sites = 0
-        self._routers: list[str] = []
+        self._routers: dict[str, str] = {}
+        """Namespaces, by the kind and number of their site."""
         self.delay_ms = DELAY_MS if has_netem() else 0
         _route(self._core)
         nft(self._core, _CORE)
@@ -105,11 +106,11 @@ class Internet:
             _plug(router, inner, "wan", "100.64.0.2/24", "100.64.0.1", port="inner")
             nft(router, rules("preserving", site.wan))
             nft(inner, rules("preserving", "100.64.0.2"))
-            self._routers.append(router)
+            self._routers[f"carrier of {site.link}"] = router
             site.namespace = router = inner
         else:
             nft(router, rules(kind, site.wan))
-        self._routers.append(router)
+        self._routers[f"{kind} {site.link}"] = router
         _bridge(router, f"{site.lan}.1")
         if kind in WITHOUT_NAT:
             run("ip", "-n", self._core, "route", "add", f"{site.lan}.0/24", "via", site.wan)
@@ -172,14 +173,17 @@ class Internet:
         with contextlib.suppress(LabMissing):  # it was not cut
             nft(self._core, f"delete element inet lab cut {{ {site.link} }}")
 
-    def strays(self) -> int:
-        """Packets to private addresses that left their network so far: somebody dialled what only a neighbour can."""
-        places = [("inet", "lab", self._core), *(("ip", "filter", router) for router in self._routers)]
-        listings = [
-            run("ip", "netns", "exec", namespace, "nft", "list", "counter", family, table, "strays")
-            for family, table, namespace in places
-        ]
-        return sum(int(listing.split("packets ")[1].split()[0]) for listing in listings)
+    def strays(self) -> dict[str, int]:
+        """Packets to private addresses that left their network so far, by where they were caught: somebody dialled
+        what only a neighbour can."""
+        places = {"core": ("inet", "lab", self._core)}
+        places |= {name: ("ip", "filter", router) for name, router in self._routers.items()}
+        listings = {
+            name: run("ip", "netns", "exec", namespace, "nft", "list", "counter", family, table, "strays")
+            for name, (family, table, namespace) in places.items()
+        }
+        counts = {name: int(listing.split("packets ")[1].split()[0]) for name, listing in listings.items()}
+        return {name: count for name, count in counts.items() if count}
 
 
 def _set(namespace: str, setting: str) -> None:

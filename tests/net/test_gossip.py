@@ -7,8 +7,10 @@ import trio
 
 from cactus_mesh.net import gossip, shared
 from cactus_mesh.net.buckets import TokenBucket
+from cactus_mesh.net.connections import is_relayed
 from cactus_mesh.net.gossip import MAX_GOSSIP_BYTES
-from tests.net.peers import PATIENCE_SECONDS
+from tests.net.peers import PATIENCE_SECONDS, listening
+from tests.net.test_relay import relay_at
 
 if TYPE_CHECKING:
     from cactus_mesh.net.network import MeshNetwork
@@ -46,6 +48,44 @@ async def test_gossip_passes_on_through_a_peer_between(sockets: SocketMesh) -> N
                 conn.end()
         async with middle.subscribe("t", accept), other.subscribe("t", accept) as channel:
             await heard(one, channel, b"news")
+
+
+async def test_gossip_goes_on_when_a_relayed_connection_gives_way_to_a_direct_one(sockets: SocketMesh) -> None:
+    with trio.fail_after(PATIENCE_SECONDS):
+        relay = await relay_at(sockets, 1)
+        reserved = listening(bootstrap=tuple(relay.addresses()), relays="always")
+        orchestrator = await sockets.join(2, "orchestrator", settings=reserved)
+        while not (circuits := [each for each in orchestrator.addresses() if "p2p-circuit" in each]):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        router = await sockets.join(3, "router", settings=listening())
+        async with router.subscribe("t", accept) as channel:
+            assert (await router.connect(orchestrator.peer_id, circuits)).relayed
+            await heard(orchestrator, channel, b"through the relay")
+            connections = router._running.connections
+            while is_relayed(connections.best(orchestrator.peer_id)):
+                await connections.next_change().wait()
+            for conn in connections.of(orchestrator.peer_id):
+                if is_relayed(conn):
+                    conn.end()
+            await heard(orchestrator, channel, b"directly")
+            await heard(orchestrator, channel, b"and again")
+
+
+async def test_what_a_peer_left_while_its_stream_was_broken_is_forgotten(sockets: SocketMesh) -> None:
+    with trio.fail_after(PATIENCE_SECONDS):
+        server, client = await sockets.join(1, "router"), await sockets.join(2, "client")
+        await client.connect(server.peer_id, server.addresses())
+        pubsub = client._running.gossip._pubsub
+        async with server.subscribe("kept", accept) as channel:
+            async with server.subscribe("left", accept):
+                while not {"kept", "left"} <= set(pubsub.peer_topics):  # noqa: ASYNC110 - nobody is told
+                    await trio.sleep(0.01)
+                its_stream = server._running.gossip._pubsub.peers[pubsub.my_id]
+                await its_stream.reset()
+            while "left" in pubsub.peer_topics:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            await client.publish("kept", b"news")
+            assert (await channel.receive()).data == b"news"
 
 
 async def test_what_a_validator_ignores_is_not_passed_on(sockets: SocketMesh) -> None:
