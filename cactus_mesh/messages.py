@@ -42,6 +42,8 @@ MAX_MESSAGE_BYTES: Final = 1 << 20
 """One signed message.  The largest is a receipt of `MAX_TOKENS` tokens (9 bytes each) that carries its delegates'."""
 MAX_PROMPT_CHARACTERS: Final = 200_000
 MAX_TOKENS: Final = 16_384
+MAX_INPUTS: Final = 256
+"""Texts of one task that are embedded, classified or ranked."""
 MAX_PARTIAL_CHARACTERS: Final = 65_536
 """Of a text that is continued elsewhere; with its prompt it must fit into one order."""
 MAX_CONSTRAINT_CHARACTERS: Final = 20_000
@@ -67,7 +69,7 @@ _Envelope = Annotated[bytes, Meta(max_length=MAX_MESSAGE_BYTES)]
 _Tokens = Annotated[list[_U32], Meta(max_length=MAX_TOKENS)]
 
 Role = Literal["bootstrap", "client", "orchestrator", "relay", "router"]
-WorkKind = Literal["chat", "generate"]
+WorkKind = Literal["chat", "classify", "embed", "generate", "rerank"]
 FinishReason = Literal["length", "stop", "stop_string"]
 
 
@@ -174,7 +176,57 @@ class Chat(_Struct, frozen=True, tag_field="kind", tag="chat"):
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=256)]
 
 
-Work = Generate | Chat
+_Text = Annotated[str, Meta(max_length=MAX_PROMPT_CHARACTERS)]
+_Inputs = Annotated[list[_Text], Meta(min_length=1, max_length=MAX_INPUTS)]
+
+
+class Embed(_Struct, frozen=True, tag_field="kind", tag="embed"):
+    """A vector of length 1 for each text: the mean of its tokens' last states, or the first token's."""
+
+    inputs: _Inputs
+    pooling: Literal["cls", "mean"] = "mean"
+
+
+class Classify(_Struct, frozen=True, tag_field="kind", tag="classify"):
+    """The probability of each of the model's labels, for each text."""
+
+    inputs: _Inputs
+
+
+class Rerank(_Struct, frozen=True, tag_field="kind", tag="rerank"):
+    """How well each document answers the query, as the model's own score."""
+
+    query: Annotated[str, Meta(max_length=MAX_PROMPT_CHARACTERS)]
+    documents: _Inputs
+
+
+Work = Generate | Chat | Embed | Classify | Rerank
+
+
+_KINDS: Final[dict[type, WorkKind]] = {
+    Generate: "generate",
+    Chat: "chat",
+    Embed: "embed",
+    Classify: "classify",
+    Rerank: "rerank",
+}
+
+
+def kind_of(work: Work) -> WorkKind:
+    return _KINDS[type(work)]
+
+
+def texts_of(work: Work) -> list[str]:
+    """Everything in *work* that a model reads."""
+    match work:
+        case Generate():
+            return [work.prompt]
+        case Chat():
+            return [message.content for message in work.messages]
+        case Embed() | Classify():
+            return work.inputs
+        case Rerank():
+            return [piece for document in work.documents for piece in (work.query, document)]
 
 
 class TaskRequest(Body, frozen=True):

@@ -16,13 +16,13 @@ from cactus_mesh.core.verification import failed_checks
 from cactus_mesh.dispatch import Evidence, Placed
 from cactus_mesh.messages import (
     Assignment,
-    Chat,
     Done,
     Order,
     Outcome,
     Progress,
     Receipt,
     encode_unsigned,
+    kind_of,
     unseal,
 )
 
@@ -138,11 +138,10 @@ class RoutedTask:
 def need_of(opened: OpenRequest, stake_cover: float) -> Need:
     """What a request demands of an orchestrator; its stake must be *stake_cover* times the maximum price."""
     request = opened.sealed.body
-    is_chat = isinstance(request.work, Chat)
     return Need(
         model=request.model,
         model_digest=request.model_digest,
-        kind="chat" if is_chat else "generate",
+        kind=kind_of(request.work),
         prompt_tokens=1,
         max_tokens=request.sampling.max_tokens,
         max_price=request.max_price,

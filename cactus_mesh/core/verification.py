@@ -16,7 +16,7 @@ from cactus_mesh.core.receipts import claim_for, unpack_logprobs
 from cactus_mesh.core.settlement import SettlementClaim
 from cactus_mesh.errors import MessageError
 from cactus_mesh.identity import verify
-from cactus_mesh.messages import Chat, Partial, Receipt, Verdict, sampling_digest, text_digest, unseal, work_digest
+from cactus_mesh.messages import Partial, Receipt, Verdict, sampling_digest, text_digest, texts_of, unseal, work_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,8 +104,8 @@ def _logprobs_are_plausible(data: bytes, count: int) -> bool:
 
 def most_prompt_tokens(work: Work) -> int:
     """No tokenizer makes more tokens than bytes, apart from what a template adds."""
-    pieces = [message.content for message in work.messages] if isinstance(work, Chat) else [work.prompt]
-    return sum(len(piece.encode()) + TEMPLATE_TOKENS_PER_MESSAGE for piece in pieces) + TEMPLATE_TOKENS_PER_MESSAGE
+    texts = texts_of(work)
+    return sum(len(text.encode()) for text in texts) + TEMPLATE_TOKENS_PER_MESSAGE * (len(texts) + 1)
 
 
 def _claim_follows(body: Receipt, chain: Chain, contract: Contract) -> bool:

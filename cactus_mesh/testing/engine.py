@@ -11,7 +11,7 @@ import trio
 from cactus_mesh.engine.requests import check_answer, check_before, check_length, check_parameters, find_model
 from cactus_mesh.engine.text import StopStrings
 from cactus_mesh.errors import BadParameters, Busy, CannotContinue, EngineFailed
-from cactus_mesh.messages import Generate, ModelShape
+from cactus_mesh.messages import ModelShape, texts_of
 from cactus_mesh.ports import EngineFinish, EngineModel, EngineTokens, Replay
 
 if TYPE_CHECKING:
@@ -191,8 +191,7 @@ def _words(text: str) -> list[str]:
 
 
 def _count(work: Work) -> int:
-    texts = [work.prompt] if isinstance(work, Generate) else [message.content for message in work.messages]
-    tokens = sum(len(text.split()) for text in texts)
+    tokens = sum(len(text.split()) for text in texts_of(work))
     if not tokens:
         raise BadParameters("the prompt is empty; say something")
     return tokens
