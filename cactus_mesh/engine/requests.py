@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from cactus_mesh.errors import BadParameters, CannotContinue, PromptTooLong, UnknownModel
-from cactus_mesh.messages import Chat, Sampling, Work
+from cactus_mesh.messages import Sampling, Work, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,9 +54,11 @@ def find_model(models: Sequence[EngineModel], digest: bytes, work: Work) -> Engi
     else:
         offered = ", ".join(f"{model.name} ({model.digest.hex()[:12]})" for model in models)
         raise UnknownModel(f"no model with digest {digest.hex()[:12]} is loaded here; there are: {offered}")
-    kind = "chat" if isinstance(work, Chat) else "generate"
-    if kind not in model.kinds:
+    kind = kind_of(work)
+    if kind == "chat" and kind not in model.kinds and "generate" in model.kinds:
         raise BadParameters(f"{model.name} has no chat template; send it a plain prompt (generate) instead")
+    if kind not in model.kinds:
+        raise BadParameters(f"{model.name} does not {kind}; it can {' and '.join(model.kinds)}")
     return model
 
 

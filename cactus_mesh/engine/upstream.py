@@ -22,7 +22,7 @@ from cactus_mesh.engine.sse import Stream
 from cactus_mesh.engine.text import StopStrings
 from cactus_mesh.engine.upstream_requests import body_of, path_of
 from cactus_mesh.errors import BadParameters, Busy, CannotContinue, ConfigMalformed, EngineFailed, ModelMissing
-from cactus_mesh.messages import Chat, ModelShape
+from cactus_mesh.messages import ModelShape, texts_of
 from cactus_mesh.ports import EngineFinish, EngineModel, EngineTokens
 
 if TYPE_CHECKING:
@@ -267,8 +267,7 @@ def _id(text: str) -> int:
 
 
 def _guess(work: Work) -> int:
-    texts = [message.content for message in work.messages] if isinstance(work, Chat) else [work.prompt]
-    return max(1, sum(len(text.encode()) for text in texts) // _BYTES_PER_TOKEN)
+    return max(1, sum(len(text.encode()) for text in texts_of(work)) // _BYTES_PER_TOKEN)
 
 
 class _Share:

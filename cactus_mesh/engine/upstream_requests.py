@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cactus_mesh.errors import BadParameters
-from cactus_mesh.messages import Chat
+from cactus_mesh.messages import Chat, Generate
 
 if TYPE_CHECKING:
     from cactus_mesh.messages import Constraint, Sampling, Work
@@ -52,6 +52,7 @@ def body_of(model: str, work: Work, sampling: Sampling, seed: bytes) -> dict[str
 def _asked(work: Work) -> dict[str, Any]:
     if isinstance(work, Chat):
         return {"messages": [{"role": message.role, "content": message.content} for message in work.messages]}
+    assert isinstance(work, Generate)
     return {"prompt": work.prompt}
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cactus_mesh.engine.frames import Command, Event
+    from cactus_mesh.engine.runner.encoders import LoadedEncoder
     from cactus_mesh.engine.runner.loading import LoadedModel
 
 _READ_BYTES = 1 << 16
@@ -76,7 +77,7 @@ def main() -> None:
     Loop(models, order.settings, pipes.inbox, pipes.emit).run()
 
 
-def _load(order: Open) -> list[LoadedModel]:
+def _load(order: Open) -> list[LoadedModel | LoadedEncoder]:
     try:
         from cactus_mesh.engine.runner.loading import load_models
     except ImportError as error:

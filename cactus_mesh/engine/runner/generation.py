@@ -13,7 +13,7 @@ from cactus_mesh.engine.runner.constraints import Constrained
 from cactus_mesh.engine.sampling import Before, choose
 from cactus_mesh.engine.text import OutputText
 from cactus_mesh.errors import BadParameters, CannotContinue
-from cactus_mesh.messages import Generate
+from cactus_mesh.messages import Chat, Generate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cactus_mesh.engine.frames import Start
     from cactus_mesh.engine.runner.loading import LoadedModel
-    from cactus_mesh.messages import Chat, FinishReason, Work
+    from cactus_mesh.messages import FinishReason, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,7 @@ def prompt_ids(model: LoadedModel, work: Work) -> list[int]:
         if not ids and isinstance(model.tokenizer.bos_token_id, int):
             ids = [model.tokenizer.bos_token_id]
     else:
+        assert isinstance(work, Chat), "a model that continues texts does nothing else"
         ids = _encode(model, _conversation(model, work), special=False)
     if not ids:
         raise BadParameters("the prompt is empty, and this model has no token to begin a text with; say something")

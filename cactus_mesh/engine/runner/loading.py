@@ -15,12 +15,19 @@ import torch
 import transformers
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from transformers.pytorch_utils import Conv1D
 
 from cactus_mesh.engine.frames import ModelFacts
 from cactus_mesh.engine.models import HUB_PATTERNS, check_folder, hub_id, local_folder, model_digest
 from cactus_mesh.engine.prefixes import BLOCK_TOKENS
+from cactus_mesh.engine.runner.encoders import LoadedEncoder
 from cactus_mesh.engine.runner.probe import first_line as _first_line
 from cactus_mesh.engine.runner.probe import prepare
 from cactus_mesh.errors import (
@@ -32,7 +39,7 @@ from cactus_mesh.errors import (
     ModelTooLarge,
     ModelUnsupported,
 )
-from cactus_mesh.messages import ModelShape
+from cactus_mesh.messages import MAX_INPUTS, ModelShape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +54,10 @@ if TYPE_CHECKING:
 
 _BLOCKS_SHARE: Final = 4
 """One part in so many of the memory for keys and values is for beginnings of prompts."""
+_READERS: Final = frozenset(
+    {"albert", "bert", "camembert", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta"}
+)
+"""Families that read texts whole; others continue them."""
 _KNOWN_LAYERS: Final = frozenset({"full_attention", "sliding_attention"})
 
 
@@ -70,7 +81,7 @@ class LoadedModel:
     room: Room
 
 
-def load_models(words: Sequence[str], settings: EngineSettings) -> list[LoadedModel]:
+def load_models(words: Sequence[str], settings: EngineSettings) -> list[LoadedModel | LoadedEncoder]:
     """Raises a `UsageError` with the cause."""
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -102,7 +113,7 @@ def device_of(wanted: str) -> str:
     return device
 
 
-def _load_named(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel:
+def _load_named(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel | LoadedEncoder:
     try:
         return _load(word, settings, cache_bytes)
     except MeshError:
@@ -111,7 +122,7 @@ def _load_named(word: str, settings: EngineSettings, cache_bytes: int) -> Loaded
         raise ModelUnsupported(f"{word} cannot be loaded: {_first_line(error)}") from error
 
 
-def _load(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel:
+def _load(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel | LoadedEncoder:
     folder = _find(word, settings)
     try:
         config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
@@ -123,7 +134,10 @@ def _load(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel:
             f"{folder.name} is not what it was when it was added: its files have changed; see which with: "
             f"cactus-mesh models verify, and if that was meant, add it again"
         )
-    network = _load_network(folder, settings)
+    made_for = (config.architectures or [""])[0]
+    if made_for.endswith("ForSequenceClassification") or config.model_type in _READERS:
+        return _load_encoder(folder, config, settings, digest)
+    network = _load_network(folder, settings, AutoModelForCausalLM)
     tokenizer = _load_tokenizer(folder)
     shape = shape_of(network)
     _refuse_unknown_layers(folder.name, config)
@@ -146,6 +160,37 @@ def _load(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel:
         passes=passes,
         room=room,
     )
+
+
+def _load_encoder(
+    folder: ModelFolder, config: PreTrainedConfig, settings: EngineSettings, digest: bytes
+) -> LoadedEncoder:
+    """Its work grows with its tokens; what attention adds hangs on each text's length, and is not counted."""
+    classifies = (config.architectures or [""])[0].endswith("ForSequenceClassification")
+    network = _load_network(folder, settings, AutoModelForSequenceClassification if classifies else AutoModel)
+    tokenizer = _load_tokenizer(folder)
+    kind: WorkKind = "embed" if not classifies else "rerank" if network.config.num_labels == 1 else "classify"
+    longest = min(_positions(folder, network), tokenizer.model_max_length, settings.max_context_tokens)
+    shape = shape_of(network)
+    facts = ModelFacts(
+        name=folder.name,
+        digest=digest,
+        dtype=settings.dtype,
+        context_tokens=longest * MAX_INPUTS,
+        kinds=[kind],
+        shape=ModelShape(shape.matmul_parameters, 0, shape.heads, shape.head_dim),
+    )
+    return LoadedEncoder(facts, network, tokenizer, longest)
+
+
+def _positions(folder: ModelFolder, network: PreTrainedModel) -> int:
+    """Tokens of one text; some families begin to count behind the padding's position."""
+    positions = getattr(network.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 8:
+        raise ModelUnsupported(f"the config.json of {folder.name} does not say how long its texts may be")
+    counted = ("roberta", "xlm-roberta", "mpnet", "camembert")
+    behind = (network.config.pad_token_id or 0) + 1 if network.config.model_type in counted else 0
+    return positions - behind
 
 
 def _room(layout: CacheLayout, cache_bytes: int) -> Room:
@@ -185,9 +230,9 @@ def _from_hub(name: str, settings: EngineSettings) -> Path:
         raise ModelMissing(f"{name} cannot be fetched from the hub: {_first_line(error)}") from None
 
 
-def _load_network(folder: ModelFolder, settings: EngineSettings) -> PreTrainedModel:
+def _load_network(folder: ModelFolder, settings: EngineSettings, kind: Any) -> PreTrainedModel:
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             folder.path,
             dtype=getattr(torch, settings.dtype),
             local_files_only=True,
@@ -208,10 +253,11 @@ def _load_network(folder: ModelFolder, settings: EngineSettings) -> PreTrainedMo
             raise _too_large(folder) from None
         raise ModelUnsupported(f"{folder.name} cannot be loaded: {_first_line(error)}") from None
     for cause in ("missing_keys", "mismatched_keys", "error_msgs"):
-        if report[cause]:
+        wrong = [each for each in map(str, report[cause]) if kind is not AutoModel or not each.startswith("pooler.")]
+        if wrong:
             raise ModelMalformed(
                 f"the weights of {folder.name} do not belong to its config.json "
-                f"({len(report[cause])} {cause}, such as {min(map(str, report[cause]))}); get them again"
+                f"({len(wrong)} {cause}, such as {min(wrong)}); get them again"
             )
     network.eval()  # type: ignore[no-untyped-call]
     return network

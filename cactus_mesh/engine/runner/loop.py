@@ -12,6 +12,7 @@ import transformers
 from cactus_mesh import __version__
 from cactus_mesh.engine.frames import Admitted, Alive, Cancel, Ended, Failed, Start
 from cactus_mesh.engine.requests import find_model
+from cactus_mesh.engine.runner.encoders import EncoderLane, LoadedEncoder
 from cactus_mesh.engine.runner.lane import Lane, failure
 from cactus_mesh.errors import Busy
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS: Final = 0.5
 
 
-def engine_name(models: Sequence[LoadedModel]) -> str:
+def engine_name(models: Sequence[LoadedModel | LoadedEncoder]) -> str:
     """The kind of device comes last: what is computed on different kinds differs more."""
     device = models[0].network.device.type if models else "cpu"
     versions = f"cactus-mesh {__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
@@ -37,13 +38,16 @@ class Loop:
 
     def __init__(
         self,
-        models: Sequence[LoadedModel],
+        models: Sequence[LoadedModel | LoadedEncoder],
         settings: EngineSettings,
         inbox: queue.SimpleQueue[Command],
         emit: Callable[[Sequence[Event]], None],
     ) -> None:
         self._facts = [model.facts.model() for model in models]
-        self._lanes = [Lane(model, settings) for model in models]
+        self._lanes = [
+            EncoderLane(model, settings) if isinstance(model, LoadedEncoder) else Lane(model, settings)
+            for model in models
+        ]
         self._lane_of = {lane.model.facts.digest: lane for lane in self._lanes}
         self._slots = settings.slots
         self._inbox = inbox

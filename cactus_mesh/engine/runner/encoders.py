@@ -1,0 +1,208 @@
+"""Models that read texts whole instead of continuing them: vectors, labels, scores.  Their answers are JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from cactus_mesh.engine.frames import Failed, Finished, Token
+from cactus_mesh.engine.runner.lane import failure
+from cactus_mesh.errors import BadParameters, Busy, CannotContinue, EngineFailed, PromptTooLong
+from cactus_mesh.messages import Classify, Embed, Rerank
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from cactus_mesh.engine.frames import Event, ModelFacts, Start
+    from cactus_mesh.engine.settings import EngineSettings
+
+PIECE_CHARACTERS: Final = 1_000
+"""Of a token: a router passes on at most 1,024 for each."""
+_BATCH_TOKENS: Final = 2_048
+"""Read in one step: a second or so of a small model, after which others have their turn."""
+_NUMBER_CHARACTERS: Final = 18
+"""Of a number with nine digits, sign, exponent and comma, at most."""
+_LABEL_CHARACTERS: Final = 6
+"""Around a label: quotes, colon, comma, spaces."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEncoder:
+    facts: ModelFacts
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    longest: int
+    """Tokens of one text."""
+
+    @property
+    def labels(self) -> list[str]:
+        names: Any = self.network.config.id2label or {}
+        return [str(names[at]) for at in sorted(names)]
+
+
+class Encoding:
+    """One request: its texts, and what has been made of them.  Raises what it is refused with."""
+
+    def __init__(self, model: LoadedEncoder, start: Start) -> None:
+        if start.before or start.replay:
+            raise CannotContinue(f"what {model.facts.name} makes is made as a whole: ask for it again, and compare")
+        self.work = start.work
+        self._model = model
+        self.texts = _read(model, start.work)
+        self.prompt_tokens = sum(map(len, self.texts))
+        most = math.ceil((len(self.texts) * self._most_characters() + 2) / PIECE_CHARACTERS)
+        if start.sampling.max_tokens < most:
+            raise BadParameters(f"an answer to so many texts may have {most} pieces; ask with max_tokens {most}")
+        self._written = "["
+        self.done = 0
+        self.seconds = 0.0
+
+    def _most_characters(self) -> int:
+        if isinstance(self.work, Embed):
+            return int(self._model.network.config.hidden_size) * _NUMBER_CHARACTERS + 4
+        if isinstance(self.work, Classify):
+            labels = (len(json.dumps(label)) + _LABEL_CHARACTERS for label in self._model.labels)
+            return sum(labels) + len(self._model.labels) * _NUMBER_CHARACTERS + 4
+        return _NUMBER_CHARACTERS
+
+    def next_batch(self) -> list[list[int]]:
+        """The next texts, as many as are read in one step."""
+        batch = self.texts[self.done : self.done + 1]
+        for text in self.texts[self.done + 1 :]:
+            if (len(batch) + 1) * max(len(text), *map(len, batch)) > _BATCH_TOKENS:
+                break
+            batch.append(text)
+        return batch
+
+    def write(self, found: Sequence[str]) -> list[str]:
+        """The pieces of the answer that are certain now."""
+        for each in found:
+            self._written += ", " * (self.done > 0) + each
+            self.done += 1
+        over = self.done == len(self.texts)
+        self._written += "]" * over
+        pieces = []
+        while len(self._written) > PIECE_CHARACTERS or (over and self._written):
+            pieces.append(self._written[:PIECE_CHARACTERS])
+            self._written = self._written[PIECE_CHARACTERS:]
+        return pieces
+
+
+class EncoderLane:
+    """One such model at work, as `Lane` is for others: requests take turns, a batch of texts each."""
+
+    def __init__(self, model: LoadedEncoder, settings: EngineSettings) -> None:
+        self.model = model
+        self._slots = settings.slots
+        self._turns: deque[tuple[int, Encoding]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def start(self, start: Start) -> None:
+        if len(self) >= self._slots:
+            raise Busy("all slots are taken; try again or ask another orchestrator")
+        self._turns.append((start.id, Encoding(self.model, start)))
+
+    def drop(self, id_: int) -> None:
+        self._turns = deque(turn for turn in self._turns if turn[0] != id_)
+
+    def step(self) -> list[Event]:
+        id_, encoding = self._turns.popleft()
+        began = time.perf_counter()
+        try:
+            pieces = encoding.write(_encode(self.model, encoding.work, encoding.next_batch()))
+        except Exception as error:
+            why = failure(error)
+            return [Failed(id_, why.code, why.message)]
+        encoding.seconds += time.perf_counter() - began
+        told: list[Event] = [Token(id_, 0, 0.0, piece) for piece in pieces]
+        if encoding.done < len(encoding.texts):
+            self._turns.append((id_, encoding))
+            return told
+        return [*told, Finished(id_, "stop", encoding.prompt_tokens, max(1, math.ceil(encoding.seconds * 1000)))]
+
+
+def _read(model: LoadedEncoder, work: object) -> list[list[int]]:
+    """The tokens of each text.  Raises `PromptTooLong`."""
+    texts: list[list[int]] = []
+    for parts in _parts(work):
+        ids = [int(token) for token in model.tokenizer(*parts)["input_ids"]]
+        if len(ids) > model.longest:
+            name = model.facts.name
+            raise PromptTooLong(f"a text has {len(ids)} tokens, and {name} reads {model.longest}; cut it in pieces")
+        texts.append(ids)
+    if not all(texts):
+        raise BadParameters("a text is empty; say something")
+    return texts
+
+
+def _parts(work: object) -> Iterator[tuple[str, ...]]:
+    if isinstance(work, Rerank):
+        yield from ((work.query, document) for document in work.documents)
+    elif isinstance(work, Embed | Classify):
+        yield from ((text,) for text in work.inputs)
+
+
+def _encode(model: LoadedEncoder, work: object, batch: Sequence[list[int]]) -> list[str]:
+    """What the model makes of each text, as JSON.  Raises `EngineFailed`."""
+    inputs = _padded(model, work, batch)
+    with torch.inference_mode():
+        output: Any = model.network(**inputs)
+        if isinstance(work, Embed):
+            numbers = _pooled(output.last_hidden_state.float(), inputs["attention_mask"], work.pooling)
+        elif isinstance(work, Classify):
+            logits = output.logits.float()
+            several = model.network.config.problem_type == "multi_label_classification"
+            numbers = torch.sigmoid(logits) if several else torch.softmax(logits, dim=-1)
+        else:
+            numbers = output.logits.float()[:, :1]
+    if not bool(torch.isfinite(numbers).all()):
+        raise EngineFailed("the model's output is not a number; its weights or its dtype are unusable")
+    return [_written(model, work, [f"{number:.9g}" for number in row]) for row in numbers.cpu().tolist()]
+
+
+def _padded(model: LoadedEncoder, work: object, batch: Sequence[list[int]]) -> dict[str, torch.Tensor]:
+    longest = max(map(len, batch))
+    padding = model.tokenizer.pad_token_id or 0
+    device = model.network.device
+    ids = torch.tensor([[*text, *[padding] * (longest - len(text))] for text in batch], device=device)
+    mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in batch], device=device)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if isinstance(work, Rerank) and "token_type_ids" in model.tokenizer.model_input_names:
+        inputs["token_type_ids"] = _second_parts(model, ids)
+    return inputs
+
+
+def _second_parts(model: LoadedEncoder, ids: torch.Tensor) -> torch.Tensor:
+    """1 from the token after the first separator on, where BERT has its second text; 0 in the padding."""
+    ends = (ids == model.tokenizer.sep_token_id).long()
+    second: torch.Tensor = (ends.cumsum(dim=1) - ends == 1).long()
+    return second
+
+
+def _pooled(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    if pooling == "cls":
+        found = states[:, 0]
+    else:
+        weights = mask[:, :, None].to(states.dtype)
+        found = (states * weights).sum(dim=1) / weights.sum(dim=1)
+    unit: torch.Tensor = torch.nn.functional.normalize(found, dim=-1)
+    return unit
+
+
+def _written(model: LoadedEncoder, work: object, numbers: Sequence[str]) -> str:
+    if isinstance(work, Embed):
+        return f"[{', '.join(numbers)}]"
+    if isinstance(work, Classify):
+        named = zip(model.labels, numbers, strict=True)
+        return "{" + ", ".join(f"{json.dumps(label, ensure_ascii=False)}: {number}" for label, number in named) + "}"
+    return numbers[0]
