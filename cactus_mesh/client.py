@@ -38,6 +38,7 @@ from cactus_mesh.errors import (
     RouterNotAuthorised,
     UnreachableError,
 )
+from cactus_mesh.events import Broadcast, TaskDone, TaskFailed, TaskSent
 from cactus_mesh.identity import address, peer_id
 from cactus_mesh.messages import (
     MAX_VALIDITY_MS,
@@ -57,6 +58,7 @@ from cactus_mesh.router import MODELS_METHOD, SUBMIT_METHOD
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import Unpack
 
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from cactus_mesh.clock import Clock
     from cactus_mesh.config import ClientConfig
     from cactus_mesh.core.pricing import Split
+    from cactus_mesh.events import Event
     from cactus_mesh.identity import Identity, PeerId, PublicKey
     from cactus_mesh.messages import Listed, Sealed, Work
     from cactus_mesh.ports import ConnectedPeer, Ledger, Network
@@ -136,6 +139,7 @@ class Client:
         self._clock = clock
         self._consented = consented
         self._purse = purse
+        self._events = Broadcast()
         self._contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
         self._turns = trio.Semaphore(TASKS_AT_ONCE)
         self._routers: list[PublicKey] = []
@@ -162,6 +166,10 @@ class Client:
                 failed = error
         assert failed is not None, "there is at least one router"
         raise failed
+
+    def watch(self) -> AbstractContextManager[trio.MemoryReceiveChannel[Event]]:
+        """What this client does from now on.  A watcher that falls behind misses what is newest."""
+        return self._events.watch()
 
     def spent_today(self) -> int:
         """In octas, since midnight UTC, by this home's account; running tasks count with their maximum price."""
@@ -201,6 +209,10 @@ class Client:
 
     def _account(self, ask: Ask, job: Job) -> None:
         """What a task that somebody worked on and that did not end well costs is for the ledger to say, later."""
+        if job.error is not None:
+            self._events.tell(TaskFailed(ask.task_id, job.error))
+        elif job.result is not None:
+            self._events.tell(TaskDone(ask.task_id, job.result))
         if job.result is not None:
             self._purse.known(ask.task_id, job.result.price)
         elif job.orchestrator is None:
@@ -236,6 +248,7 @@ class Client:
 
     async def _ask_router(self, router: PublicKey, ask: Ask, stream: Stream) -> Result:
         request = self._request(ask, router)
+        self._events.tell(TaskSent(ask.task_id, ask.model, peer_id(router), ask.max_price))
         async with self.network.call(peer_id(router), SUBMIT_METHOD, request.raw) as reply:
             async for raw in reply:
                 done = await stream.take(decode_item(raw))
