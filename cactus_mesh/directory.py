@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from cactus_mesh.authorised import AuthorisedRouters
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core.adverts import AdvertBook, heartbeat_seconds
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
     from cactus_mesh.core.matching import Need, Weights
     from cactus_mesh.identity import PeerId
     from cactus_mesh.messages import Role, Sealed
-    from cactus_mesh.ports import GossipVerdict, Ledger, Network, OrchestratorView, ServerView
+    from cactus_mesh.ports import GossipVerdict, Ledger, Network, OrchestratorView
 
 ADVERT_METHOD: Final = "mesh.advert"
-PROBE_SECONDS: Final = 10.0
-"""A peer that does not give its advert in this time is left for the next round."""
+PROBE_SECONDS: Final = 15.0
+"""A peer that does not give its advert in this time is left for the next round; long enough to find out that it has
+moved, and where to."""
 FIRST_LOOK_SECONDS: Final = 2.0
 """Between looks into the DHT while nobody is known; later as seldom as heartbeats come."""
 STANDING_MS: Final = 30_000
@@ -51,7 +53,6 @@ MAX_STANDINGS: Final = 200_000
 MAX_WARM_CONNECTIONS: Final = 128
 """Orchestrators kept connected ahead of need; the rest are dialled when chosen."""
 MAX_MODEL_TOPICS: Final = 256
-MAX_ROUTERS: Final = 4_096
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ class Directory:
         self._rtts: dict[PublicKey, float] = {}
         self._under_way: dict[PublicKey, int] = {}
         self._full: dict[PublicKey, int] = {}
-        self._routers = _AuthorisedRouters(ledger, clock)
+        self._renewing: set[PublicKey] = set()
+        self._routers = AuthorisedRouters(ledger, clock)
         self._work, self._to_examine = trio.open_memory_channel[PublicKey](PEERS_TO_EXAMINE)
         self._topics = _Topics(network, name, self.hear)
 
@@ -305,16 +307,36 @@ class Directory:
 
     async def _upkeep(self) -> None:
         """End leases, and note round-trip times that have changed enough to matter."""
-        while True:
-            for gone in self.book.expire(self._clock()):
-                self._full.pop(gone, None)
-                self._rate(gone)
-            for peer in self._network.peers():
-                if peer.rtt_ms is not None and not _alike(self._rtts.get(peer.public_key), peer.rtt_ms):
-                    self._rtts[peer.public_key] = peer.rtt_ms
-                    self._rate(peer.public_key)
-            self._rtts = {peer: rtt for peer, rtt in self._rtts.items() if self.book.get(peer)}
-            await trio.sleep(UPKEEP_SECONDS)
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._keep_current(nursery)
+                await trio.sleep(UPKEEP_SECONDS)
+
+    def _keep_current(self, nursery: trio.Nursery) -> None:
+        for gone in self.book.expire(self._clock()):
+            self._full.pop(gone, None)
+            self._rate(gone)
+        connected = self._network.peers()
+        for peer in connected:
+            if peer.rtt_ms is not None and not _alike(self._rtts.get(peer.public_key), peer.rtt_ms):
+                self._rtts[peer.public_key] = peer.rtt_ms
+                self._rate(peer.public_key)
+        self._rtts = {peer: rtt for peer, rtt in self._rtts.items() if self.book.get(peer)}
+        for key in self._overdue({peer.public_key for peer in connected}):
+            self._renewing.add(key)
+            nursery.start_soon(self._renew, key)
+
+    def _overdue(self, connected: set[PublicKey]) -> list[PublicKey]:
+        """Those *connected* whose last adverts gossip has lost: they are asked before their lease ends."""
+        before_ms = self._clock() + int(heartbeat_seconds(len(self.book)) * 1_000)
+        ending = [key for key in self.book.ending(before_ms) if key in connected and key not in self._renewing]
+        return ending[: max(EXAMINERS - len(self._renewing), 0)]
+
+    async def _renew(self, key: PublicKey) -> None:
+        try:
+            await self._probe(peer_id(key))
+        finally:
+            self._renewing.discard(key)
 
 
 def _alike(old_ms: float | None, new_ms: float) -> bool:
@@ -347,49 +369,3 @@ class _Topics:
         async with self._network.subscribe(topic, lambda data: self._hear(data, topic)) as adverts:
             async for _ in adverts:
                 pass
-
-
-class _AuthorisedRouters:
-    """Judges gossiped outcomes: only a router that the ledger authorises may speak."""
-
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
-        self._ledger = ledger
-        self._clock = clock
-        self._known: OrderedDict[PublicKey, tuple[ServerView | None, int]] = OrderedDict()
-        self._ask, self._to_ask = trio.open_memory_channel[PublicKey](PEERS_TO_EXAMINE)
-        self._asked: set[PublicKey] = set()
-
-    def judge(self, raw: bytes) -> GossipVerdict:
-        now_ms = self._clock()
-        try:
-            outcome = unseal(raw, Outcome, now_ms=now_ms)
-        except (MessageExpired, MessageFromFuture):
-            return "ignore"
-        except MessageError:
-            return "reject"
-        view, read_ms = self._known.get(outcome.sender, (None, -STANDING_MS))
-        if now_ms - read_ms >= STANDING_MS:
-            self._look_up(outcome.sender)
-        return "accept" if view is not None and view.authorised(now_ms / 1_000) else "ignore"
-
-    def _look_up(self, router: PublicKey) -> None:
-        if router in self._asked:
-            return
-        try:
-            self._ask.send_nowait(router)
-        except trio.WouldBlock:
-            return
-        self._asked.add(router)
-
-    async def run(self) -> None:
-        async for router in self._to_ask:
-            try:
-                view = await self._ledger.server(address(router))
-            except LedgerError as error:
-                log.warning("cannot read a router's standing", extra={"code": error.code})
-            else:
-                self._known[router] = (view, self._clock())
-                self._known.move_to_end(router)
-            if len(self._known) > MAX_ROUTERS:
-                self._known.popitem(last=False)
-            self._asked.discard(router)

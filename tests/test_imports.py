@@ -31,6 +31,7 @@ ADAPTERS = ("net", "engine", "ledger")
 FOUNDATION = {"errors", "identity", "messages"}
 BELOW_ADAPTERS = FOUNDATION | {"config", "ports", "concurrency", "clock", "core"}
 SHELLS = {
+    "authorised",
     "directory",
     "dispatch",
     "routed",

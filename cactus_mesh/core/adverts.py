@@ -71,6 +71,13 @@ class AdvertBook:
         if known is not None:
             self._by_expiry.remove((known.expires_at_ms, peer))
 
+    def ending(self, before_ms: int) -> Iterator[PublicKey]:
+        """Peers whose lease ends earlier than that, the first to end first."""
+        for expires_at_ms, peer in self._by_expiry:
+            if expires_at_ms >= before_ms:
+                return
+            yield peer
+
     def expire(self, now_ms: int) -> list[PublicKey]:
         """Forget every peer whose lease has ended, and name them."""
         ended: list[PublicKey] = []

@@ -646,6 +646,17 @@ async def test_a_silent_peers_lease_ends(autojump_clock):
         assert router.directory.index.models() == []
 
 
+async def test_a_living_peer_whose_gossip_is_lost_is_asked_for_its_advert(autojump_clock, monkeypatch):
+    async with open_world() as world:
+        router = await world.router()
+        await world.orchestrator()
+        await world.settle_down()
+        monkeypatch.setattr(world.mesh, "_spread", lambda publisher, gossip: None)
+        for _ in range(60):
+            await trio.sleep(1)
+            assert router.directory.index.models() != []
+
+
 async def test_a_router_that_shuts_down_lets_its_tasks_end_and_settles_them(autojump_clock):
     async with open_world() as world:
         await world.orchestrator(engine=FakeEngine(delay_seconds=0.5))
