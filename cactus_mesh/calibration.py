@@ -149,7 +149,7 @@ async def calibrate(
 ) -> list[Entry]:
     """An entry for each model and pair of kinds of device, over *count* answers of each engine that *openers* open.
 
-    All engines have the same models; each one's answers are replayed on every other, or on itself when it is alone.
+    All engines have the same models; each one's answers are replayed on all of them.
     """
     found: dict[tuple[bytes, str], Entry] = {}
     async with AsyncExitStack() as stack:
@@ -162,8 +162,6 @@ async def calibrate(
                     made += await answers(maker, model, asked, at_once)
                     tell(f"{model.name}: {len(made)} answers, {at_once} at once")
                 for judge in engines:
-                    if judge is maker and len(engines) > 1:
-                        continue
                     device = device_pair(device_of(maker.name), device_of(judge.name))
                     measured = await worst_of(judge, model, made)
                     _merge(found, model, device, measured)

@@ -6,6 +6,7 @@ A command imports what it needs inside itself, so that ``--help`` answers at onc
 from cactus_mesh.cli import (  # noqa: F401 - each adds its commands to the group
     admin,
     ask,
+    audits,
     demo,
     deploy,
     devnet,
