@@ -105,7 +105,7 @@ class Directory:
     async def reach(self, peer: PublicKey) -> PeerId:
         """Make sure of a connection.  Raises `PeerUnreachable`."""
         known = self.book.get(peer)
-        await self._network.connect(peer_id(peer), known.body.addresses if known else ())
+        await self._network.connect(peer_id(peer), known.body.addresses if known else (), hearsay=True)
         return peer_id(peer)
 
     # --- notes ---------------------------------------------------------------------------------------------------

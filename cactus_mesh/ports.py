@@ -110,9 +110,10 @@ class Network(Protocol):
         """Answer *method* with *handler*, at most *at_once* at a time over all peers; more are refused as `Busy`."""
         ...
 
-    async def connect(self, peer: PeerId, addresses: Sequence[str] = ()) -> ConnectedPeer:
+    async def connect(self, peer: PeerId, addresses: Sequence[str] = (), *, hearsay: bool = False) -> ConnectedPeer:
         """The connection to *peer*, made when there is none; *addresses* are remembered beside those known already.
 
+        *hearsay*: not the user but the network has said them, so those of other people's LANs are left out.
         Raises `PeerUnreachable`, or `WrongNetwork` when it answers for another network.
         """
         ...

@@ -200,6 +200,10 @@ def usable(text: str, peer: PeerId) -> Address | None:
     return replace(address, peer=None)
 
 
+def scopes(texts: Iterable[str]) -> list[Scope]:
+    return [parse_address(text).scope for text in texts]
+
+
 def worth_telling(texts: Iterable[str], scope: Scope) -> list[str]:
     """Those of *texts* that somebody at the other end of a connection of this *scope* may be able to dial."""
     return [text for text in texts if parse_address(text).scope >= scope]

@@ -177,9 +177,9 @@ class MeshNetwork:
     def serve(self, method: str, handler: Handler, *, at_once: int) -> None:
         self._shared.methods.add(method, handler, at_once)
 
-    async def connect(self, peer: PeerId, addresses: Sequence[str] = ()) -> ConnectedPeer:
-        self._shared.book.learn(peer, addresses)
+    async def connect(self, peer: PeerId, addresses: Sequence[str] = (), *, hearsay: bool = False) -> ConnectedPeer:
         running = await self._host()
+        self._shared.book.learn(peer, running.believable(addresses, peer) if hearsay else addresses)
         return running.connections.seen(await running.connect(peer))
 
     async def ping(self, peer: PeerId, addresses: Sequence[str] = ()) -> ConnectedPeer:

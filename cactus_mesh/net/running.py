@@ -14,7 +14,7 @@ from libp2p.peer.id import ID
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core.reachability import NatView
 from cactus_mesh.errors import MeshError, PeerLost, PeerUnreachable
-from cactus_mesh.net.addresses import Scope, parse_address, scope_of, worth_telling
+from cactus_mesh.net.addresses import Scope, parse_address, scope_of, scopes, usable, worth_telling
 from cactus_mesh.net.circuits import Relay
 from cactus_mesh.net.connections import Connections, is_relayed, remote, scope_of_connection
 from cactus_mesh.net.dht import Dht
@@ -34,7 +34,7 @@ from cactus_mesh.net.swarm import MeshSwarm
 from cactus_mesh.net.upgrades import Upgrades
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from cactus_mesh.identity import PeerId
     from cactus_mesh.net.addresses import Address
@@ -202,10 +202,19 @@ class RunningHost:
         """Where others can reach this peer, the best first, each with its peer id: only what carries as far as the
         farthest of those that we are, or will be, connected to."""
         every = self._every_address()
+        return worth_telling(every, self._farthest() or max(scopes(every), default=Scope.GLOBAL))
+
+    def believable(self, addresses: Iterable[str], peer: PeerId) -> list[str]:
+        """What others say of where *peer* is, without the addresses of LANs when we are in a wider network: there they
+        would be somebody else's."""
+        own = self._farthest() or Scope.LOOPBACK
+        told = [address for text in addresses if (address := usable(text, peer)) is not None]
+        return [str(address) for address in told if address.scope >= own]
+
+    def _farthest(self) -> Scope | None:
+        """Of those that we are, or will be, connected to."""
         connected = [scope_of_connection(conn) for conn in self.connections.all()]
-        bootstrap = [parse_address(text).scope for text in self._shared.settings.bootstrap]
-        farthest = max(connected or bootstrap or [parse_address(text).scope for text in every], default=Scope.GLOBAL)
-        return worth_telling(every, farthest)
+        return max(connected or scopes(self._shared.settings.bootstrap), default=None)
 
     def invitations(self) -> list[str]:
         """The best of our addresses for each scope that is of use to another machine, the farthest first."""

@@ -295,7 +295,7 @@ class FakeNetwork:
         assert method not in self._handlers, f"{method!r} is served already"
         self._handlers[method] = (handler, at_once)
 
-    async def connect(self, peer: PeerId, addresses: Sequence[str] = ()) -> ConnectedPeer:
+    async def connect(self, peer: PeerId, addresses: Sequence[str] = (), *, hearsay: bool = False) -> ConnectedPeer:
         return self._other_end(await self._mesh._link(self, peer))
 
     async def provide(self, key: str) -> None:

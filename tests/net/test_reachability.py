@@ -12,7 +12,7 @@ from cactus_mesh.net import NetworkSettings, dialback
 from cactus_mesh.net.addresses import Scope, parse_address
 from cactus_mesh.net.frames import About
 from cactus_mesh.net.swarm import DialFailed
-from tests.net.peers import PATIENCE_SECONDS, listening
+from tests.net.peers import PATIENCE_SECONDS, identity, listening
 
 if TYPE_CHECKING:
     from cactus_mesh.core.reachability import Step
@@ -225,3 +225,16 @@ async def test_what_does_not_carry_between_two_peers_is_neither_told_nor_believe
         conn.about = None
         other._running.connections.told(conn, About(["/ip4/10.9.9.9/tcp/2"] * 16, False, False, ""))
     assert "/ip4/10.9.9.9/tcp/1" not in other._shared.book.addresses(one.peer_id)
+
+
+async def test_a_told_address_of_a_lan_is_left_out_by_those_who_are_in_a_wider_network(sockets: SocketMesh) -> None:
+    outside = f"/ip4/203.0.113.7/tcp/1/p2p/{identity(9).peer_id}"
+    told = ["/ip4/192.168.1.2/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip4/203.0.113.8/tcp/1", "nonsense"]
+    peer = identity(5).peer_id
+    wide = await sockets.join(1, "router", settings=listening(listen=(), bootstrap=(outside,)))
+    assert wide._running.believable(told, peer) == told[2:3]
+    with trio.fail_after(PATIENCE_SECONDS):
+        near = await sockets.join(2, "router", settings=listening())
+        neighbour = await sockets.join(3, "router", settings=listening())
+        assert near._running.believable(told, peer) == told[:3]
+        await near.connect(neighbour.peer_id, neighbour.addresses(), hearsay=True)
