@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
-    from typing import Self, Unpack
+    from typing import Literal, Self, Unpack
 
     from cactus_mesh import answer as trio_answer
     from cactus_mesh.answer import Result
@@ -67,6 +67,17 @@ class Client:
 
     async def chat(self, messages: Sequence[Mapping[str, str]], *, model: str, **options: Unpack[Options]) -> Answer:
         return await self._begin(partial(self._client.chat, messages, model=model, **options))
+
+    async def embed(
+        self, texts: Sequence[str], *, model: str, pooling: Literal["cls", "mean"] = "mean", **options: Unpack[Options]
+    ) -> Answer:
+        return await self._begin(partial(self._client.embed, texts, model=model, pooling=pooling, **options))
+
+    async def classify(self, texts: Sequence[str], *, model: str, **options: Unpack[Options]) -> Answer:
+        return await self._begin(partial(self._client.classify, texts, model=model, **options))
+
+    async def rerank(self, query: str, documents: Sequence[str], *, model: str, **options: Unpack[Options]) -> Answer:
+        return await self._begin(partial(self._client.rerank, query, documents, model=model, **options))
 
     async def models(self) -> list[Listed]:
         return await asyncio.wrap_future(self._portal.submit(self._client.models))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
 import trio
 
 from cactus_mesh.core.routing import MAX_CHARACTERS_PER_TOKEN
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cactus_mesh.identity import PeerId
     from cactus_mesh.messages import FinishReason, Receipt, Sampling, Sealed, StreamItem, Verdict, Work
 
+T = TypeVar("T")
 PIECES_UNDER_WAY: Final = 64
 """Text that a slow reader has not taken yet; beyond that the stream waits, back to the orchestrator."""
 
@@ -48,6 +50,26 @@ class Result:
     """Whether the lot has fallen on this answer to be replayed, beside its delivery."""
     receipt: Sealed[Receipt]
     verdict: Sealed[Verdict]
+
+    def vectors(self) -> list[list[float]]:
+        """Of `Client.embed`, one for each text.  Raises `ProtocolViolation` when the text is none."""
+        return self._as(list[list[float]])
+
+    def labels(self) -> list[dict[str, float]]:
+        """Of `Client.classify`, the probabilities for each text.  Raises as `vectors`."""
+        return self._as(list[dict[str, float]])
+
+    def scores(self) -> list[float]:
+        """Of `Client.rerank`, one for each document.  Raises as `vectors`."""
+        return self._as(list[float])
+
+    def _as(self, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(self.text, type=kind)
+        except (msgspec.DecodeError, RecursionError):
+            raise ProtocolViolation(
+                f"orchestrator {self.orchestrator} gave an answer that is not of the kind that was asked for; ask again"
+            ) from None
 
     def summary(self) -> dict[str, str | int | bool | None]:
         """The essence, as JSON can hold it.  There is no result whose receipt was not verified."""

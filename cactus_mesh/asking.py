@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from cactus_mesh.answer import Ask
 from cactus_mesh.core.prompts import sampling_of
 from cactus_mesh.errors import BadParameters, PriceOverBudget
-from cactus_mesh.messages import MAX_VALIDITY_MS, Constraint
+from cactus_mesh.messages import MAX_TOKENS, MAX_VALIDITY_MS, Constraint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cactus_mesh.config import ClientConfig
     from cactus_mesh.messages import Sampling, Work
+
+
+PIECES_PER_TEXT: Final = 24
+"""For vectors of up to 1,300 numbers; whoever asks a larger model is told how many it takes."""
 
 
 class Options(TypedDict, total=False):
@@ -42,6 +46,13 @@ class Options(TypedDict, total=False):
     max_price: int | None
     """The most that the task may cost, in octas."""
     deadline_seconds: float | None
+
+
+def pieces_for(options: Options, texts: int) -> Options:
+    """*options* with room for the answer about so many texts, which is JSON in pieces of 1,000 characters."""
+    if options.get("max_tokens") is not None:
+        return options
+    return {**options, "max_tokens": min(MAX_TOKENS, PIECES_PER_TEXT * texts)}
 
 
 def ask_of(model: str, work: Work, options: Options, config: ClientConfig, now_ms: int) -> Ask:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import contextlib
 import secrets
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
 from cactus_mesh.answer import Answer, Ask, Job, Result, Stream
-from cactus_mesh.asking import ask_of
+from cactus_mesh.asking import ask_of, pieces_for
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core.delegation import continue_chain
 from cactus_mesh.core.draws import is_drawn, is_fair
-from cactus_mesh.core.prompts import conversation, short_enough
+from cactus_mesh.core.prompts import conversation, several, short_enough
 from cactus_mesh.core.requests import SETTLE_MARGIN_SECONDS, Contract, OpenRequest
 from cactus_mesh.core.settlement import SettlementClaim, TaskConsent
 from cactus_mesh.core.verification import Witnessed, failed_checks
@@ -43,9 +43,12 @@ from cactus_mesh.identity import address, peer_id
 from cactus_mesh.messages import (
     MAX_VALIDITY_MS,
     Assignment,
+    Classify,
     Done,
+    Embed,
     Generate,
     Receipt,
+    Rerank,
     TaskRequest,
     Verdict,
     decode_catalogue,
@@ -80,6 +83,8 @@ LOOK_SECONDS: Final = 10.0
 """How long a client looks for its first router; a router's record in the DHT takes a few seconds to appear."""
 LOOK_AGAIN_SECONDS: Final = 0.25
 DIAL_SECONDS: Final = 10.0
+OTHERS_SECONDS: Final = 2.0
+"""For other routers to be reached once one is that will do: the DHT names some that are gone, for which dials wait long."""
 DEADLINE_GRACE_SECONDS: Final = 5.0
 """Beyond the deadline, for the router's own word on it to arrive."""
 PAID_POLL_SECONDS: Final = 0.25
@@ -152,6 +157,21 @@ class Client:
     def chat(self, messages: Sequence[Mapping[str, str]], *, model: str, **options: Unpack[Options]) -> Answer:
         """Answer *messages* (``{"role": "user", "content": "…"}``) in the model's template.  Raises as `generate`."""
         return self._start(model, conversation(messages), options)
+
+    def embed(
+        self, texts: Sequence[str], *, model: str, pooling: Literal["cls", "mean"] = "mean", **options: Unpack[Options]
+    ) -> Answer:
+        """A vector of length 1 for each of *texts*: `Result.vectors`.  Raises as `generate`."""
+        return self._start(model, Embed(several(texts), pooling), pieces_for(options, len(texts)))
+
+    def classify(self, texts: Sequence[str], *, model: str, **options: Unpack[Options]) -> Answer:
+        """The probability of each of the model's labels for each of *texts*: `Result.labels`.  Raises as `generate`."""
+        return self._start(model, Classify(several(texts)), pieces_for(options, len(texts)))
+
+    def rerank(self, query: str, documents: Sequence[str], *, model: str, **options: Unpack[Options]) -> Answer:
+        """How well each of *documents* answers *query*: `Result.scores`.  Raises as `generate`."""
+        work = Rerank(short_enough(query), several(documents))
+        return self._start(model, work, pieces_for(options, len(documents)))
 
     async def models(self) -> list[Listed]:
         """What can be asked for now and what it costs, as the nearest router that answers has it; it may be wrong."""
@@ -395,6 +415,9 @@ class Client:
                     found = await self.network.connect(peer)
                 if "router" in found.roles:
                     reached.append(found)
+                    if await self._authorised([found]):
+                        soon = trio.current_time() + OTHERS_SECONDS
+                        nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, soon)
 
         async with trio.open_nursery() as nursery:
             for peer in (await self.network.providers(role_key("router")))[: 2 * ROUTERS_TRIED]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
     from types import TracebackType
-    from typing import Self, Unpack
+    from typing import Literal, Self, Unpack
 
     from cactus_mesh import answer as trio_answer
     from cactus_mesh.answer import Result
@@ -93,6 +93,17 @@ class Client:
 
     def chat(self, messages: Sequence[Mapping[str, str]], *, model: str, **options: Unpack[Options]) -> Answer:
         return self._begin(partial(self._client.chat, messages, model=model, **options))
+
+    def embed(
+        self, texts: Sequence[str], *, model: str, pooling: Literal["cls", "mean"] = "mean", **options: Unpack[Options]
+    ) -> Answer:
+        return self._begin(partial(self._client.embed, texts, model=model, pooling=pooling, **options))
+
+    def classify(self, texts: Sequence[str], *, model: str, **options: Unpack[Options]) -> Answer:
+        return self._begin(partial(self._client.classify, texts, model=model, **options))
+
+    def rerank(self, query: str, documents: Sequence[str], *, model: str, **options: Unpack[Options]) -> Answer:
+        return self._begin(partial(self._client.rerank, query, documents, model=model, **options))
 
     def models(self) -> list[Listed]:
         return wait(self._portal.submit(self._client.models))

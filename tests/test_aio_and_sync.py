@@ -15,9 +15,9 @@ import pytest
 import trio
 
 from cactus_mesh import aio, sync
-from cactus_mesh.errors import BadParameters, NoBootstrap, UnknownModel
+from cactus_mesh.errors import BadParameters, NoBootstrap, ProtocolViolation, UnknownModel
 from cactus_mesh.testing.engine import FAKE_TEXT, FakeEngine
-from tests.gateway.conftest import listed, until
+from tests.gateway.conftest import EMBEDDER, VECTORS, listed, until
 from tests.world import open_world
 
 HELLO = [{"role": "user", "content": "hi"}]
@@ -56,6 +56,16 @@ def test_an_answer_streams_and_is_paid():
         assert client.paid(answer.result).paid <= answer.result.price <= answer.max_price
         assert client.spent_today() == answer.result.price
         assert [listed.offer.name for listed in client.models()] == ["fake"]
+
+
+def test_texts_are_embedded():
+    with sync.open_from(mesh(FakeEngine(VECTORS, model=EMBEDDER))) as client:
+        result = client.embed(["one", "two"], model="embedder").wait()
+        assert result.vectors() == [[0.5, -0.25], [1.0, 0.0]]
+        with pytest.raises(ProtocolViolation, match="not of the kind"):
+            result.scores()
+        with pytest.raises(BadParameters, match="as a list"):
+            client.embed("one", model="embedder")
 
 
 def test_threads_share_a_client():

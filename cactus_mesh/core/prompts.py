@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from cactus_mesh.errors import BadParameters, PromptTooLong
 from cactus_mesh.messages import (
     MAX_CONSTRAINT_CHARACTERS,
+    MAX_INPUTS,
     MAX_PROMPT_CHARACTERS,
     MAX_TOKENS,
     Chat,
@@ -85,6 +86,13 @@ def short_enough(text: str) -> str:
     except UnicodeEncodeError:
         raise BadParameters("the prompt is not valid text; give it as UTF-8") from None
     return text
+
+
+def several(texts: Sequence[str]) -> list[str]:
+    """Texts that are embedded, classified or ranked together.  Raises as `short_enough`, and `BadParameters`."""
+    if isinstance(texts, str) or not 1 <= len(texts) <= MAX_INPUTS:
+        raise BadParameters(f"give 1 to {MAX_INPUTS} texts at a time, as a list")
+    return [short_enough(text) for text in texts]
 
 
 def conversation(messages: Sequence[Mapping[str, str]]) -> Chat:

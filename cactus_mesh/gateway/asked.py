@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cactus_mesh.errors import RequestMalformed, Unsupported
 from cactus_mesh.gateway.faults import Fault
@@ -137,19 +137,60 @@ def completion_of(body: Mapping[str, Any]) -> Asked:
     return _asked(given, prompt, _options(given, "max_tokens"))
 
 
-def _asked(given: Parameters, work: str | list[dict[str, str]], options: Options) -> Asked:
+@dataclass(frozen=True, slots=True)
+class AskedVectors:
+    """An understood ``/v1/embeddings``."""
+
+    model: str
+    texts: list[str]
+    pooling: Literal["cls", "mean"]
+    options: Options
+    base64: bool
+
+
+def vectors_of(body: Mapping[str, Any]) -> AskedVectors:
+    """``/v1/embeddings``.  Raises a `Fault` that names the parameter."""
+    given = Parameters(body)
+    texts = given.any("input")
+    found = [texts] if isinstance(texts, str) else texts
+    if not isinstance(found, list) or not found:
+        raise malformed("input", "must be a text or a list of texts")
+    if not all(isinstance(each, str) for each in found):
+        raise unsupported("input", " as token ids; give texts")
+    options: Options = {}
+    for name in ("max_price", "deadline_seconds", "max_tokens"):
+        value = given.take(name, _SAMPLING.get(name, int))
+        if value is not None:
+            options[name] = value
+    digest = given.take("model_digest", str)
+    if digest is not None:
+        options["model_digest"] = _digest(digest)
+    form = given.take("encoding_format", str, "float")
+    if form not in ("float", "base64"):
+        raise unsupported("encoding_format", f" {shown(form)}")
+    pooling = given.take("pooling", str, "mean")
+    if pooling not in ("cls", "mean"):
+        raise unsupported("pooling", f" {shown(pooling)}")
+    model = _model(given)
+    given.finish()
+    return AskedVectors(model, found, pooling, options, form == "base64")
+
+
+def _model(given: Parameters) -> str:
     model = given.take("model", str)
     if model is None:
         raise malformed("model", "is missing; GET /v1/models lists what there is")
+    return str(model)
+
+
+def _asked(given: Parameters, work: str | list[dict[str, str]], options: Options) -> Asked:
+    model = _model(given)
     stream = given.take("stream", bool, False)
     extras = Parameters(given.take("stream_options", dict, {}))
     usage = extras.take("include_usage", bool, False)
     extras.take("include_obfuscation", bool)  # padding against eavesdroppers, who are not on loopback
-    try:
-        extras.finish()
-        given.finish()
-    except Fault as fault:
-        raise fault from None
+    extras.finish()
+    given.finish()
     return Asked(model, work, options, stream, usage)
 
 

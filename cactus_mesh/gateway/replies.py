@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+
+from cactus_mesh.errors import ProtocolViolation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,6 +109,39 @@ class Completion:
             "model": self.model,
             "choices": list(choices),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """The shape of a reply of ``/v1/embeddings``, for so many texts."""
+
+    model: str
+    texts: int
+    base64: bool
+
+    def whole(self, result: Result) -> dict[str, object]:
+        """Raises `ProtocolViolation` when there is not one vector of numbers for each text."""
+        vectors = result.vectors()
+        if len(vectors) != self.texts:
+            raise ProtocolViolation(f"{len(vectors)} vectors came for {self.texts} texts; ask again")
+        return {
+            "object": "list",
+            "model": self.model,
+            "data": [
+                {"object": "embedding", "index": at, "embedding": _packed(vector) if self.base64 else vector}
+                for at, vector in enumerate(vectors)
+            ],
+            "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
+            "cactus": cactus(result),
+        }
+
+
+def _packed(vector: Sequence[float]) -> str:
+    """Little-endian singles, which is what the official clients ask for."""
+    try:
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    except (OverflowError, struct.error):
+        raise ProtocolViolation("a vector's numbers are out of bounds; ask again") from None
 
 
 def model_object(listed: Listed) -> dict[str, object]:

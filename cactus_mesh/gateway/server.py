@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Final
 import trio
 from starlette.routing import Match, Route
 
-from cactus_mesh.errors import MeshError, PathUnknown, RequestMalformed, UnknownModel, Unsupported
-from cactus_mesh.gateway.asked import chat_of, completion_of
+from cactus_mesh.errors import MeshError, PathUnknown, RequestMalformed, UnknownModel
+from cactus_mesh.gateway.asked import chat_of, completion_of, vectors_of
 from cactus_mesh.gateway.connections import open_server
 from cactus_mesh.gateway.faults import Fault, fault_of
 from cactus_mesh.gateway.guard import Guard, cors
 from cactus_mesh.gateway.http import ClientGone, header, json_of, read_body, reply
 from cactus_mesh.gateway.keys import Keyring
 from cactus_mesh.gateway.metrics import CONTENT_TYPE, Metrics
-from cactus_mesh.gateway.replies import Completion, encode, model_object
+from cactus_mesh.gateway.replies import Completion, Vectors, encode, model_object
 from cactus_mesh.gateway.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -161,13 +161,17 @@ class _App:
             with self._tasks.slot():
                 answer = self._tasks.begin(scope, asked)
                 shape = Completion(chat, asked.model, answer.task_id, asked.include_usage)
-                await self._tasks.answer(scope, receive, send, answer, shape, stream=asked.stream)
+                reply_to = self._tasks.stream if asked.stream else self._tasks.whole
+                await reply_to(scope, receive, send, answer, shape)
 
         return endpoint
 
     async def _embeddings(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _json(scope, receive)
-        raise Unsupported("this mesh does no embeddings; of OpenAI's tasks it does chat.completions and completions")
+        asked = vectors_of(await _json(scope, receive))
+        with self._tasks.slot():
+            answer = self._tasks.begin(scope, asked)
+            shape = Vectors(asked.model, len(asked.texts), asked.base64)
+            await self._tasks.whole(scope, receive, send, answer, shape)
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = [model_object(each) for each in await self._list()]

@@ -12,6 +12,7 @@ import trio
 
 from cactus_mesh.concurrency import open_batches, open_service_nursery
 from cactus_mesh.errors import TooManyRequests
+from cactus_mesh.gateway.asked import AskedVectors
 from cactus_mesh.gateway.faults import Fault, fault_of
 from cactus_mesh.gateway.http import header, reply, start, while_listening
 from cactus_mesh.gateway.replies import KEEP_ALIVE, encode, sse, task_headers
@@ -34,8 +35,14 @@ BUSY_RETRY_SECONDS: Final = 1
 log = logging.getLogger(__name__)
 
 
-class Shape(Protocol):
-    """How a reply looks: see `replies.Completion`."""
+class Whole(Protocol):
+    """How a reply looks that comes at once: see `replies`."""
+
+    def whole(self, result: Result) -> dict[str, object]: ...
+
+
+class Shape(Whole, Protocol):
+    """How a reply looks that may come in pieces: see `replies.Completion`."""
 
     @property
     def error_event(self) -> str:
@@ -57,12 +64,14 @@ class Tasks:
     metrics: Metrics | None = None
     running: int = 0
 
-    def begin(self, scope: Scope, asked: Asked) -> Answer:
+    def begin(self, scope: Scope, asked: Asked | AskedVectors) -> Answer:
         """Raises what a cap or bound refuses, before anything is sent."""
         options = asked.options
         name = header(scope, b"idempotency-key")
         if name:
             options["task_id"] = hashlib.sha256(f"{scope['cactus.caller']}\0{name}".encode()).digest()[:16]
+        if isinstance(asked, AskedVectors):
+            return self.client.embed(asked.texts, model=asked.model, pooling=asked.pooling, **options)
         if isinstance(asked.work, str):
             return self.client.generate(asked.work, model=asked.model, **options)
         return self.client.chat(asked.work, model=asked.model, **options)
@@ -81,17 +90,17 @@ class Tasks:
         finally:
             self.running -= 1
 
-    async def answer(
-        self, scope: Scope, receive: Receive, send: Send, answer: Answer, shape: Shape, *, stream: bool
-    ) -> None:
-        """To the end.  A client that goes away takes its task with it."""
+    async def whole(self, scope: Scope, receive: Receive, send: Send, answer: Answer, shape: Whole) -> None:
+        """All at once.  A client that goes away takes its task with it."""
         async with while_listening(receive), answer:
-            if stream:
-                await self._stream(scope, send, answer, shape)
-            else:
-                await self._whole(scope, send, answer, shape)
+            await self._whole(scope, send, answer, shape)
 
-    async def _whole(self, scope: Scope, send: Send, answer: Answer, shape: Shape) -> None:
+    async def stream(self, scope: Scope, receive: Receive, send: Send, answer: Answer, shape: Shape) -> None:
+        """As it comes.  A client that goes away takes its task with it."""
+        async with while_listening(receive), answer:
+            await self._stream(scope, send, answer, shape)
+
+    async def _whole(self, scope: Scope, send: Send, answer: Answer, shape: Whole) -> None:
         asked_at = trio.current_time()
         result = await answer.wait()
         done_at = trio.current_time()

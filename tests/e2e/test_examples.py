@@ -23,6 +23,7 @@ SAYS = {
     "stream_a_chat": [FAKE_TEXT, "by 12D3Koo"],
     "stream_a_chat_asyncio": [FAKE_TEXT, "by 12D3Koo"],
     "stream_a_chat_sync": [FAKE_TEXT, "by 12D3Koo"],
+    "embed": ["nobody here embeds with it"],
     "batch": ["0 A cactus", "9 A cactus"],
     "budget": ["known before: at most", "agreed to", "paid ", "refused before anything was sent"],
     "handle_errors": ["A cactus", "raise max_price", "ask for something else"],

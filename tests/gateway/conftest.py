@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import trio
 from cactus_mesh.config import ClientConfig, GatewayConfig
 from cactus_mesh.errors import MeshError
 from cactus_mesh.gateway.server import open_gateway
-from cactus_mesh.testing.engine import FakeEngine
+from cactus_mesh.testing.engine import FAKE_MODEL, FakeEngine
 from tests.world import World, open_world
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
             if found is True or (not isinstance(found, bool) and await found):
                 return
             await trio.sleep(0.01)
+
+
+VECTORS = "[[0.5, -0.25], [1.0, 0.0]]"
+EMBEDDER = replace(FAKE_MODEL, name="embedder", kinds=("embed",))
 
 
 class Wire:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 
 import pytest
 import trio
 
 from cactus_mesh.config import ClientConfig
 from cactus_mesh.testing.engine import FAKE_TEXT, FakeEngine
-from tests.gateway.conftest import ask, open_site, open_wire, until
+from tests.gateway.conftest import EMBEDDER, VECTORS, ask, open_site, open_wire, until
 
 
 def events(text):
@@ -151,10 +153,38 @@ async def test_out_of_bounds_is_the_callers_fault(site):
     assert reply.headers["x-should-retry"] == "false"
 
 
-async def test_embeddings_are_refused_by_name(site):
+async def test_a_vector_comes_for_each_text():
+    async with open_site(FakeEngine(VECTORS, model=EMBEDDER)) as site:
+        body = {"model": "embedder", "input": ["one", "two"]}
+        reply = (await site.http.post("/v1/embeddings", json=body)).json()
+        assert [each["embedding"] for each in reply["data"]] == [[0.5, -0.25], [1.0, 0.0]]
+        assert reply["usage"] == {"prompt_tokens": 2, "total_tokens": 2}
+        assert reply["cactus"]["receipt_verified"] is True
+        reply = (await site.http.post("/v1/embeddings", json={**body, "encoding_format": "base64"})).json()
+        assert struct.unpack("<2f", base64.b64decode(reply["data"][0]["embedding"])) == (0.5, -0.25)
+
+
+@pytest.mark.parametrize(
+    ("param", "changes"),
+    [("input", {"input": [[1, 2]]}), ("dimensions", {"dimensions": 1}), ("encoding_format", {"encoding_format": "x"})],
+    ids=str,
+)
+async def test_what_no_embedding_can_honour_is_refused_by_name(site, param, changes):
+    reply = await site.http.post("/v1/embeddings", json={"model": "embedder", "input": "one", **changes})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+
+
+async def test_vectors_that_are_none_are_the_peers_fault():
+    for text in ("[[0.5]]", "nothing", '[["a"], ["b"]]', "[[1e300], [1e300]]"):
+        async with open_site(FakeEngine(text, model=EMBEDDER)) as site:
+            body = {"model": "embedder", "input": ["one", "two"], "encoding_format": "base64"}
+            reply = await site.http.post("/v1/embeddings", json=body)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (502, "peer.protocol_violation")
+
+
+async def test_a_model_that_chats_makes_no_vectors(site):
     reply = await site.http.post("/v1/embeddings", json={"model": "fake", "input": "x"})
-    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "gateway.unsupported")
-    assert "embeddings" in reply.json()["error"]["message"]
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "task.unknown_model")
 
 
 async def test_an_unknown_model_is_not_found_and_the_known_ones_are_told(site):

@@ -13,7 +13,7 @@ import trio
 
 from cactus_mesh.gateway.keys import add_key
 from cactus_mesh.testing.engine import FAKE_TEXT, FakeEngine
-from tests.gateway.conftest import open_site
+from tests.gateway.conftest import EMBEDDER, VECTORS, open_site
 from tests.interop.node import REQUIRED, NodeMissing, modules, node
 
 RUN_SECONDS = 120
@@ -37,10 +37,15 @@ def environment() -> dict[str, str]:
 async def test_the_official_client_for_node_does_all_that_it_does_elsewhere(environment, tmp_path):
     path = tmp_path / "keys.json"
     key = add_key(path, "node")
-    async with open_site(keys_file=path) as quick, open_site(FakeEngine(delay_seconds=0.5), keys_file=path) as slow:
+    async with (
+        open_site(keys_file=path) as quick,
+        open_site(FakeEngine(delay_seconds=0.5), keys_file=path) as slow,
+        open_site(FakeEngine(VECTORS, model=EMBEDDER), keys_file=path) as embeds,
+    ):
         asked = environment | {
             "CACTUS_URL": f"{quick.url}/v1",
             "CACTUS_SLOW_URL": f"{slow.url}/v1",
+            "CACTUS_EMBED_URL": f"{embeds.url}/v1",
             "CACTUS_KEY": key,
             "CACTUS_TEXT": FAKE_TEXT,
         }

@@ -12,7 +12,7 @@ import trio
 from cactus_mesh.config import ClientConfig, GatewayConfig
 from cactus_mesh.gateway.keys import add_key
 from cactus_mesh.testing.engine import FAKE_TEXT, FakeEngine
-from tests.gateway.conftest import open_site
+from tests.gateway.conftest import EMBEDDER, VECTORS, open_site
 
 HELLO = [{"role": "user", "content": "What is a router?"}]
 
@@ -95,10 +95,11 @@ async def test_what_the_mesh_cannot_do_is_a_bad_request_that_names_it(param, cha
     assert (caught.value.code, caught.value.param) == ("gateway.unsupported", param)
 
 
-async def test_embeddings_are_a_bad_request_that_says_so():
-    async with open_openai() as (_, ask):
-        with pytest.raises(openai.BadRequestError, match="embeddings"):
-            await ask(lambda client: client.embeddings.create(model="fake", input="x"))
+async def test_embeddings_come_as_lists_of_numbers():
+    async with open_openai(FakeEngine(VECTORS, model=EMBEDDER)) as (_, ask):
+        answer = await ask(lambda client: client.embeddings.create(model="embedder", input=["one", "two"]))
+    assert [each.embedding for each in answer.data] == [[0.5, -0.25], [1.0, 0.0]]
+    assert answer.usage.prompt_tokens == 2
 
 
 async def test_keys_are_what_the_client_takes_them_for(tmp_path):

@@ -1,5 +1,5 @@
 // The official OpenAI client for Node, unmodified, at the gateway.  Everything comes from the environment: CACTUS_URL (the
-// gateway's, with /v1), CACTUS_SLOW_URL (one whose tokens take long), CACTUS_KEY (for both), CACTUS_MODULES, CACTUS_TEXT.
+// gateway's, with /v1), CACTUS_SLOW_URL (one whose tokens take long), CACTUS_EMBED_URL, CACTUS_KEY (for all), CACTUS_MODULES, CACTUS_TEXT.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { test } from "node:test";
@@ -59,7 +59,12 @@ test("what the mesh cannot do is a bad request that names it", async () => {
       return true;
     });
   }
-  await assert.rejects(openai.embeddings.create({ model: "fake", input: "x" }), OpenAI.BadRequestError);
+});
+
+test("embeddings come as lists of numbers", async () => {
+  const answer = await at(process.env.CACTUS_EMBED_URL).embeddings.create({ model: "embedder", input: ["one", "two"] });
+  assert.deepEqual(answer.data.map((each) => each.embedding), [[0.5, -0.25], [1, 0]]);
+  await assert.rejects(openai.embeddings.create({ model: "fake", input: "x" }), OpenAI.NotFoundError);
 });
 
 test("errors are of the client's classes", async () => {
