@@ -22,7 +22,6 @@ from cactus_mesh.core.prompts import conversation, several, short_enough
 from cactus_mesh.core.requests import SETTLE_MARGIN_SECONDS, Contract, OpenRequest
 from cactus_mesh.core.settlement import SettlementClaim, TaskConsent
 from cactus_mesh.core.verification import Witnessed, failed_checks
-from cactus_mesh.directory import role_key
 from cactus_mesh.errors import (
     Busy,
     CallTimeout,
@@ -31,11 +30,9 @@ from cactus_mesh.errors import (
     LedgerDown,
     LedgerError,
     MeshError,
-    NoRouter,
     PeerError,
     ProtocolViolation,
     ReceiptRejected,
-    RouterNotAuthorised,
     UnreachableError,
 )
 from cactus_mesh.events import Broadcast, TaskDone, TaskFailed, TaskSent
@@ -58,6 +55,7 @@ from cactus_mesh.messages import (
 )
 from cactus_mesh.purse import open_purse
 from cactus_mesh.router import MODELS_METHOD, SUBMIT_METHOD
+from cactus_mesh.routers import ROUTERS_TRIED, Routers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -70,21 +68,13 @@ if TYPE_CHECKING:
     from cactus_mesh.config import ClientConfig
     from cactus_mesh.core.pricing import Split
     from cactus_mesh.events import Event
-    from cactus_mesh.identity import Identity, PeerId, PublicKey
+    from cactus_mesh.identity import Identity, PublicKey
     from cactus_mesh.messages import Listed, Sealed, Work
-    from cactus_mesh.ports import ConnectedPeer, Ledger, Network
+    from cactus_mesh.ports import Ledger, Network
     from cactus_mesh.purse import Purse
 
 TASKS_AT_ONCE: Final = 256
 """Of one client; more wait their turn."""
-ROUTERS_TRIED: Final = 4
-ROUTERS_KNOWN_MS: Final = 30_000
-LOOK_SECONDS: Final = 10.0
-"""How long a client looks for its first router; a router's record in the DHT takes a few seconds to appear."""
-LOOK_AGAIN_SECONDS: Final = 0.25
-DIAL_SECONDS: Final = 10.0
-OTHERS_SECONDS: Final = 2.0
-"""For other routers to be reached once one is that will do: the DHT names some that are gone, for which dials wait long."""
 DEADLINE_GRACE_SECONDS: Final = 5.0
 """Beyond the deadline, for the router's own word on it to arrive."""
 PAID_POLL_SECONDS: Final = 0.25
@@ -147,8 +137,7 @@ class Client:
         self._events = Broadcast()
         self._contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
         self._turns = trio.Semaphore(TASKS_AT_ONCE)
-        self._routers: list[PublicKey] = []
-        self._routers_as_of_ms = -ROUTERS_KNOWN_MS
+        self._routers = Routers(network, ledger, clock)
 
     def generate(self, prompt: str, *, model: str, **options: Unpack[Options]) -> Answer:
         """Continue *prompt*.  Raises `BadParameters` for what no router would take, `PriceOverBudget` for a cap."""
@@ -176,7 +165,7 @@ class Client:
     async def models(self) -> list[Listed]:
         """What can be asked for now and what it costs, as the nearest router that answers has it; it may be wrong."""
         failed: MeshError | None = None
-        for router in (await self._find_routers())[:ROUTERS_TRIED]:
+        for router in (await self._routers.nearest())[:ROUTERS_TRIED]:
             try:
                 with trio.fail_after(MODELS_SECONDS):
                     return decode_catalogue(await self.network.ask(peer_id(router), MODELS_METHOD, b"")).models
@@ -252,14 +241,14 @@ class Client:
         """Ask the nearest routers and, when none of them can, others that the DHT names."""
         failed: MeshError | None = None
         tried: set[PublicKey] = set()
-        for find in (self._find_routers, self._find_other_routers):
+        for find in (self._routers.nearest, self._routers.others):
             for router in [router for router in await find() if router not in tried][:ROUTERS_TRIED]:
                 tried.add(router)
                 stream = Stream(ask, job)
                 try:
                     return await self._ask_router(router, ask, stream)
                 except (UnreachableError, Draining, Busy, LedgerDown, PeerError) as error:
-                    self._routers_as_of_ms = -ROUTERS_KNOWN_MS  # look again next time
+                    self._routers.forget()
                     if stream.token_ids:
                         raise
                     failed = error
@@ -341,85 +330,3 @@ class Client:
             receipt=receipt,
             verdict=verdict,
         )
-
-    # --- routers -------------------------------------------------------------------------------------------------
-
-    async def _find_routers(self) -> list[PublicKey]:
-        """Authorised routers that can be reached, nearest first.
-
-        A client that has only just joined may be told of none yet, so it asks again for a while.  Raises why there is
-        none in the end.
-        """
-        if self._clock() - self._routers_as_of_ms < ROUTERS_KNOWN_MS and self._routers:
-            return self._routers
-        until = trio.current_time() + LOOK_SECONDS
-        while True:
-            try:
-                self._routers = await self._look_for_routers()
-            except NoRouter:
-                if trio.current_time() >= until:
-                    raise
-                await trio.sleep(LOOK_AGAIN_SECONDS)
-            else:
-                self._routers_as_of_ms = self._clock()
-                return self._routers
-
-    async def _look_for_routers(self) -> list[PublicKey]:
-        connected = [peer for peer in self.network.peers() if "router" in peer.roles]
-        found = await self._authorised(connected)
-        if found:
-            return found
-        provided = await self._provided_routers()
-        found = await self._authorised(provided)
-        if not found and (connected or provided):
-            raise RouterNotAuthorised(
-                f"router {(connected or provided)[0].peer} is not authorised on the ledger; wait for its operator to "
-                "have it authorised, or join through another bootstrap peer"
-            )
-        if not found:
-            raise NoRouter(self._why_no_router())
-        return found
-
-    async def _find_other_routers(self) -> list[PublicKey]:
-        """Those that the DHT names and that can be reached; none is no error."""
-        return await self._authorised(await self._provided_routers())
-
-    async def _authorised(self, routers: Sequence[ConnectedPeer]) -> list[PublicKey]:
-        """Those that the ledger authorises, nearest first."""
-        found: list[PublicKey] = []
-        for router in sorted(routers, key=lambda each: each.rtt_ms or 0.0):
-            standing = await self.ledger.server(address(router.public_key))
-            if standing is not None and standing.authorised(self._clock() / 1_000):
-                found.append(router.public_key)
-        return found
-
-    def _why_no_router(self) -> str:
-        connected = len(self.network.peers())
-        if not connected:
-            return (
-                "not connected to any peer; check the --bootstrap address, that the bootstrap peer runs, "
-                "and that its network name and ledger are the same as here"
-            )
-        return (
-            f"connected to {connected} peers, but none of them is or knows a router; "
-            "start one with: cactus-mesh run --role router"
-        )
-
-    async def _provided_routers(self) -> list[ConnectedPeer]:
-        """What the DHT calls routers and can be reached, connected by now; dialled side by side."""
-        reached: list[ConnectedPeer] = []
-
-        async def dial(peer: PeerId) -> None:
-            with contextlib.suppress(MeshError, trio.TooSlowError):
-                with trio.fail_after(DIAL_SECONDS):
-                    found = await self.network.connect(peer)
-                if "router" in found.roles:
-                    reached.append(found)
-                    if await self._authorised([found]):
-                        soon = trio.current_time() + OTHERS_SECONDS
-                        nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, soon)
-
-        async with trio.open_nursery() as nursery:
-            for peer in (await self.network.providers(role_key("router")))[: 2 * ROUTERS_TRIED]:
-                nursery.start_soon(dial, peer)
-        return reached

@@ -52,6 +52,7 @@ SHELLS = {
     "asking",
     "purse",
     "events",
+    "routers",
 }
 NOT_PURE = {
     "trio",
