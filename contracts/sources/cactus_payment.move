@@ -883,6 +883,16 @@ module cactus_mesh::cactus_payment {
         orchestrator.stake + sum(&orchestrator.unbonding)
     }
 
+    /// What of it can't have left before `until`.
+    fun bonded_until(orchestrator: &Orchestrator, until: u64): u64 {
+        let total = orchestrator.stake;
+        for (i in 0..vector::length(&orchestrator.unbonding)) {
+            let entry = vector::borrow(&orchestrator.unbonding, i);
+            if (entry.release_at >= until) total += entry.amount;
+        };
+        total
+    }
+
     fun sum(dues: &vector<Due>): u64 {
         let total = 0;
         for (i in 0..vector::length(dues)) {
@@ -1224,7 +1234,8 @@ module cactus_mesh::cactus_payment {
         };
     }
 
-    /// Unlike a new task, a finished one is paid while the stake is unbonding or frozen: both can still be slashed.
+    /// Unlike a new task, a finished one is paid while the stake is unbonding or frozen: both can still be slashed.  Only
+    /// what stays for this task's dispute window counts, so that nobody is paid and gone before a doubt can be raised.
     fun direct_refused(
         server: address, consent: &Consent, claim: &Claim
     ): u64 acquires Client, Config, Orchestrator, Registry, Server {
@@ -1234,7 +1245,9 @@ module cactus_mesh::cactus_payment {
         let refused = claim_refused(server, &key, claim);
         if (refused != NO_REASON) return refused;
         let worker = borrow_global<Orchestrator>(stake_of(claim.orchestrator));
-        if (bonded(worker) < borrow_global<Config>(@cactus_mesh).params.min_stake) return E_NOT_STAKED;
+        let params = &borrow_global<Config>(@cactus_mesh).params;
+        let until = timestamp::now_seconds() + params.dispute_window_seconds;
+        if (bonded_until(worker, until) < params.min_stake) return E_NOT_STAKED;
         NO_REASON
     }
 

@@ -1287,6 +1287,65 @@ module cactus_mesh::payment_tests {
     }
 
     #[test]
+    #[expected_failure(abort_code = 0x30038, location = cactus_mesh::cactus_payment)]
+    fun no_task_on_a_consent_that_has_expired() {
+        let world = new_world();
+        let item = item(&world, 1);
+        item.expires_at = NOW - 1;
+        create(&world, &item);
+    }
+
+    #[test]
+    #[expected_failure(abort_code = 0x80036, location = cactus_mesh::cactus_payment)]
+    fun a_nonce_is_good_for_one_task() {
+        let world = new_world();
+        create(&world, &item(&world, 1));
+        let item = item(&world, 2);
+        item.nonce = 1;
+        create(&world, &item);
+    }
+
+    #[test]
+    #[expected_failure(abort_code = 0x2000f, location = cactus_mesh::cactus_payment)]
+    fun a_server_holds_no_more_than_its_budget() {
+        let world = new_world();
+        let item = item(&world, 1);
+        item.max_price = COIN + 1;
+        create(&world, &item);
+    }
+
+    #[test]
+    #[expected_failure(abort_code = 0x1003e, location = cactus_mesh::cactus_payment)]
+    fun a_delegate_is_somebody_else() {
+        let world = new_world();
+        let item = item(&world, 1);
+        create(&world, &item);
+        item.delegate = item.orchestrator;
+        complete(&world, &item);
+    }
+
+    #[test]
+    #[expected_failure(abort_code = 0x2003f, location = cactus_mesh::cactus_payment)]
+    fun a_claim_stays_within_what_the_contract_computes_with() {
+        let world = new_world();
+        let item = item(&world, 1);
+        create(&world, &item);
+        item.compute_ms = 3_600_001;
+        complete(&world, &item);
+    }
+
+    /// Only a batch can name another orchestrator; it skips the item with this number.
+    #[test]
+    #[expected_failure(abort_code = 0x5003d, location = Self)]
+    fun an_escrow_pays_nobody_but_its_orchestrator() {
+        let world = new_world();
+        let item = item(&world, 1);
+        create(&world, &item);
+        item.orchestrator = world.delegate.address;
+        abort skipped(&world, item)
+    }
+
+    #[test]
     #[expected_failure(abort_code = 0x10039, location = cactus_mesh::cactus_payment)]
     fun a_signature_has_64_bytes() {
         let world = new_world();
@@ -1416,6 +1475,23 @@ module cactus_mesh::payment_tests {
         timestamp::fast_forward_seconds(604_800);
         cactus_payment::withdraw_stake(&acting(&world.orchestrator), world.orchestrator.address);
         assert!(skipped(&world, item(&world, 3)) == 0x30018, 6);
+    }
+
+    #[test]
+    fun nobody_is_paid_whose_stake_leaves_before_a_doubt_can_be_raised() {
+        let world = new_world();
+        let operator = world.orchestrator.address;
+        cactus_payment::request_unstake(&acting(&world.orchestrator), operator, COIN);
+        timestamp::fast_forward_seconds(604_800 - 86_400);
+        settle(&world, vector[item(&world, 1)]);
+        let (completed, _, _, _) = cactus_payment::record_of(operator);
+        assert!(completed == 1, 0);
+        timestamp::fast_forward_seconds(1);
+        assert!(skipped(&world, item(&world, 2)) == 0x30018, 1);
+        cactus_payment::cancel_unstake(&acting(&world.orchestrator), operator);
+        settle(&world, vector[item(&world, 2)]);
+        let (completed, _, _, _) = cactus_payment::record_of(operator);
+        assert!(completed == 2, 2);
     }
 
     #[test]

@@ -115,7 +115,8 @@ class Writer:
     def _deadlines(self) -> list[int]:
         state = self.state
         window = state.params.dispute_window_seconds
-        found = [due.release_at for each in state.orchestrators.values() for due in each.unbonding]
+        released = [due.release_at for each in state.orchestrators.values() for due in each.unbonding]
+        found = released + [each - window for each in released]
         found += [due.release_at for client in state.clients.values() for due in client.withdrawals]
         found += [task.done_by for task in state.tasks.values() if task.status == "created"]
         found += [task.ended_at + window for task in state.tasks.values() if task.status == "completed"]

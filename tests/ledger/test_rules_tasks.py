@@ -321,6 +321,16 @@ def test_finished_work_is_paid_while_the_stake_unbonds_but_not_after_it_left(wor
     assert world.skips(settlement(2)) == codes.NOT_STAKED
 
 
+def test_nobody_is_paid_whose_stake_leaves_before_a_doubt_can_be_raised(world: World) -> None:
+    world.do(ORCHESTRATOR, "request_unstake", ORCHESTRATOR.address, COIN)
+    world.now += Params().unbonding_seconds - Params().dispute_window_seconds
+    world.settle(settlement(1))
+    world.now += 1
+    assert world.skips(settlement(2)) == codes.NOT_STAKED
+    world.do(ORCHESTRATOR, "cancel_unstake", ORCHESTRATOR.address)
+    world.settle(settlement(2))
+
+
 def test_a_batch_has_one_to_fifty_items_in_even_columns(world: World) -> None:
     fifty = [settlement(number) for number in range(1, 51)]
     assert world.refuses(ROUTER, "settle_batch", *batch_columns([*fifty, settlement(51)])) == codes.BAD_BATCH

@@ -125,6 +125,10 @@ class Orchestrator:
         """Everything that can still be slashed."""
         return self.stake + sum(entry.amount for entry in self.unbonding)
 
+    def bonded_until(self, until: int) -> int:
+        """What of it can't have left before *until*."""
+        return self.stake + sum(entry.amount for entry in self.unbonding if entry.release_at >= until)
+
     @property
     def frozen(self) -> bool:
         """Nothing leaves, and no new task comes, while a dispute is open."""

@@ -173,10 +173,14 @@ def _settle_one(state: State, tx: Tx, consent: Consent, claim: Claim) -> Event:
 
 
 def _direct_refused(state: State, tx: Tx, consent: Consent, claim: Claim) -> Code | None:
-    """Unlike a new task, a finished one is paid while the stake is unbonding or frozen: both can still be slashed."""
+    """Unlike a new task, a finished one is paid while the stake is unbonding or frozen: both can still be slashed.
+
+    Only what stays for this task's dispute window counts, so that nobody is paid and gone before a doubt can be raised.
+    """
     refused = consent_refused(state, tx, server_of(state, tx.sender), consent)
     refused = refused or claim_refused(state, tx, consent.key, claim)
-    if refused is None and state.orchestrators[claim.orchestrator].bonded < state.params.min_stake:
+    until = tx.now + state.params.dispute_window_seconds
+    if refused is None and state.orchestrators[claim.orchestrator].bonded_until(until) < state.params.min_stake:
         return codes.NOT_STAKED
     return refused
 
