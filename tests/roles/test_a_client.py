@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from cactus_mesh.errors import BadParameters, DeadlinePassed, PeerFailed, PromptTooLong
 from cactus_mesh.messages import MAX_PROMPT_CHARACTERS
 from cactus_mesh.router import SUBMIT_METHOD
+from cactus_mesh.routers import OTHERS_SECONDS
 from cactus_mesh.testing.engine import FAKE_TEXT
 from tests.world import identity, open_world
 
@@ -57,3 +59,23 @@ async def test_a_router_that_breaks_down_is_passed_over_for_the_next(autojump_cl
         await client.network.connect(broken.peer_id)  # the only one that it knows, as it would its bootstrap peer
 
         assert (await client.generate("go", model="fake").wait()).text == FAKE_TEXT
+
+
+async def test_a_router_that_is_gone_keeps_nobody_waiting(autojump_clock, monkeypatch):
+    async with open_world() as world:
+        gone = world.mesh.join(identity("gone"), roles=["router"])
+        await gone.provide("role/router")
+        await world.router()
+        await world.orchestrator()
+        client = await world.client()
+        await world.settle_down()
+        connect = client.network.connect
+
+        async def hang(peer, *addresses, **others):
+            if peer == gone.peer_id:
+                await trio.sleep_forever()
+            return await connect(peer, *addresses, **others)
+
+        monkeypatch.setattr(client.network, "connect", hang)
+        with trio.fail_after(OTHERS_SECONDS + 3):
+            assert (await client.generate("go", model="fake").wait()).text == FAKE_TEXT
