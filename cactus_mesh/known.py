@@ -1,4 +1,5 @@
-"""Where a node that was told of no bootstrap peer finds one: in the lists that its network's publisher signs.
+"""Where a node that was told of no bootstrap peer finds one: in the lists that its network's publisher signs, among
+the peers that it remembers, or on its LAN.
 
 Decides which list counts and what a bad one means; what a list must be is `core.peerlist`'s.
 """
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from cactus_mesh.config import network_folders
 from cactus_mesh.core.peerlist import MAX_LIST_BYTES, PeerList, open_list
-from cactus_mesh.errors import PeerListExpired, PeerListRejected
+from cactus_mesh.errors import NoBootstrap, PeerListExpired, PeerListRejected
 from cactus_mesh.identity import PeerId
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from cactus_mesh.config import Config, Home
@@ -80,3 +82,39 @@ _ADVICE = (
     "update cactus-mesh or get a newer list from the network's publisher, or name a peer to join through: "
     "--bootstrap /ip4/…/tcp/…/p2p/…"
 )
+
+
+def require_way_in(config: Config, home: Home) -> None:
+    """Raises `NoBootstrap` when nobody is known to join through."""
+    if not _knows_way_in(config, home):
+        raise _no_way_in(config, "")
+
+
+async def with_neighbours(config: Config, home: Home, listen: Sequence[str]) -> Config:
+    """*config*; when nobody is known to join through, with a peer of the LAN as bootstrap peer.
+
+    Raises `NoBootstrap` when nobody answers there either, or it is not to be asked.
+    """
+    if _knows_way_in(config, home):
+        return config
+    if not config.mdns or all(address.startswith(("/ip4/127.", "/ip6/::1/")) for address in listen):
+        raise _no_way_in(config, "")
+    from cactus_mesh.net.mdns import neighbours
+
+    log.info("no bootstrap peer is known; looking for nodes on the LAN")
+    found = await neighbours(config.network)
+    if not found:
+        raise _no_way_in(config, ", and no node of it answers on this LAN")
+    return replace(config, bootstrap=tuple(found))
+
+
+def _knows_way_in(config: Config, home: Home) -> bool:
+    return bool(config.bootstrap) or home.peers_file.exists()
+
+
+def _no_way_in(config: Config, besides: str) -> NoBootstrap:
+    return NoBootstrap(
+        f"no bootstrap peer is known for network {config.network!r}{besides}.  To join one, paste the line that one of "
+        "its nodes printed, or add --bootstrap /ip4/…/tcp/…/p2p/….  To begin a network of your own, run first: "
+        "cactus-mesh run --role bootstrap"
+    )

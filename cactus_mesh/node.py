@@ -32,7 +32,7 @@ from cactus_mesh.errors import KeyFileExists, NoBootstrap
 from cactus_mesh.herald import Herald
 from cactus_mesh.identity import Address, Identity, create_key_file, load_key_file
 from cactus_mesh.journal import open_journal
-from cactus_mesh.known import with_known_peers
+from cactus_mesh.known import require_way_in, with_known_peers, with_neighbours
 from cactus_mesh.messages import VERSION, Hello
 from cactus_mesh.orchestrator import offers_of, open_orchestrator
 from cactus_mesh.router import open_router
@@ -171,9 +171,9 @@ async def open_node(config: Config, home: Home, *, engine: Engine | None = None)
     """
     identity = identity_at(home)
     config = with_known_peers(config, home, wall_clock() / 1_000)
-    if "bootstrap" not in config.roles:
-        require_way_in(config, home)
     listen = config.listen or _default_listen()
+    if "bootstrap" not in config.roles:
+        config = await with_neighbours(config, home, listen)
     async with AsyncExitStack() as stack:
         if engine is None and ("orchestrator" in config.roles or _audits_with_an_engine(config)):
             engine = await stack.enter_async_context(_engine(config, home))
@@ -412,16 +412,6 @@ def open_mesh(
         agent=f"cactus-mesh/{__version__}",
     )
     return open_network(identity, settings, hello)
-
-
-def require_way_in(config: Config, home: Home) -> None:
-    if config.bootstrap or home.peers_file.exists():
-        return
-    raise NoBootstrap(
-        f"no bootstrap peer is known for network {config.network!r}.  To join one, paste the line that one of its "
-        "nodes printed, or add --bootstrap /ip4/…/tcp/…/p2p/….  To begin a network of your own, run first: "
-        "cactus-mesh run --role bootstrap"
-    )
 
 
 def _default_listen(port: int = DEFAULT_PORT) -> tuple[str, ...]:

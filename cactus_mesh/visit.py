@@ -32,8 +32,8 @@ from cactus_mesh.core.checkup_network import (
 )
 from cactus_mesh.errors import AddressMalformed, MeshError, PortInUse
 from cactus_mesh.identity import Identity
-from cactus_mesh.known import with_known_peers
-from cactus_mesh.node import DEFAULT_PORT, first_connection, open_mesh, require_way_in
+from cactus_mesh.known import require_way_in, with_known_peers
+from cactus_mesh.node import DEFAULT_PORT, first_connection, open_mesh
 from cactus_mesh.snapshot import network_snapshot, try_punch, whom
 
 if TYPE_CHECKING:

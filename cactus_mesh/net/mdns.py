@@ -14,13 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
+from multiaddr.utils import get_network_addrs
 from zeroconf import Error, ServiceBrowser, ServiceInfo, ServiceListener, Zeroconf
 
 from cactus_mesh.errors import AddressMalformed
 from cactus_mesh.net.addresses import Address, parse_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     from cactus_mesh.identity import PeerId
 
@@ -37,6 +38,8 @@ LOOK_MS: Final = 3_000
 CHECK_SECONDS: Final = 5.0
 """Between two looks at our own addresses: a laptop changes networks."""
 RETRY_SECONDS: Final = 60.0
+LOOK_SECONDS: Final = 5.0
+"""For somebody on the LAN to answer one who knows nobody else: an answer mostly comes within one."""
 _ADDRESS: Final = b"dnsaddr="
 _NETWORK: Final = b"network="
 """Beside what the specification says, so that two networks of one LAN leave each other in peace."""
@@ -97,9 +100,43 @@ def _usable(text: bytes) -> Address | None:
         return None
     if address.family not in ("ip4", "ip6") or address.peer is None or address.relay is not None:
         return None
-    host = ipaddress.ip_address(address.host)
-    lan = host.is_private and not host.is_loopback and not host.is_unspecified and not host.is_link_local
-    return address if lan and address.port else None
+    return address if _on_lan(address.host) and address.port else None
+
+
+def _on_lan(text: str) -> bool:
+    host = ipaddress.ip_address(text)
+    return host.is_private and not host.is_loopback and not host.is_unspecified and not host.is_link_local
+
+
+async def neighbours(network: str) -> list[str]:
+    """Addresses, with its peer id, of the first peer of *network* that answers on the LAN.  None when nobody does, or
+    there is no LAN or no multicast; nothing is announced."""
+    interfaces = [host for host in dict.fromkeys((*get_network_addrs(4), *get_network_addrs(6))) if _on_lan(host)]
+    if not interfaces:
+        return []
+    into, answers = trio.open_memory_channel[bytes](MAX_WAITING)
+    try:
+        with trio.move_on_after(LOOK_SECONDS):
+            async with _responding(interfaces) as responder:
+                listener = _Answers(responder, "", into)
+                await trio.to_thread.run_sync(partial(ServiceBrowser, responder, SERVICE, listener=listener))
+                async for text in answers:
+                    if (told := neighbour(text, network)) is not None:
+                        return [f"{endpoint}/p2p/{told.peer}" for endpoint in told.addresses]
+    except (OSError, Error) as error:
+        log.info("no multicast DNS on this LAN", extra={"reason": str(error) or type(error).__name__})
+    return []
+
+
+@contextlib.asynccontextmanager
+async def _responding(interfaces: list[str]) -> AsyncIterator[Zeroconf]:
+    """Raises OSError and zeroconf's Error."""
+    responder = await trio.to_thread.run_sync(partial(Zeroconf, interfaces=interfaces))
+    try:
+        yield responder
+    finally:
+        with trio.CancelScope(shield=True):  # says goodbye, well under a second
+            await trio.to_thread.run_sync(responder.close)
 
 
 async def look_around(network: str, own: PeerId, addresses: Callable[[], Sequence[str]], found: Found) -> None:
@@ -127,8 +164,7 @@ async def _announce(
 ) -> None:
     """Until our addresses change.  Raises OSError and zeroconf's Error."""
     into, answers = trio.open_memory_channel[bytes](MAX_WAITING)
-    responder = await trio.to_thread.run_sync(partial(Zeroconf, interfaces=interfaces))
-    try:
+    async with _responding(interfaces) as responder:
         instance = f"{secrets.token_hex(16)}.{SERVICE}"
         info = ServiceInfo(SERVICE, instance, port=PORT, properties=announced, parsed_addresses=interfaces)
         await trio.to_thread.run_sync(responder.register_service, info)
@@ -140,9 +176,6 @@ async def _announce(
                 await trio.sleep(CHECK_SECONDS)
                 if announcement(network, addresses()) != announced:
                     nursery.cancel_scope.cancel()
-    finally:
-        with trio.CancelScope(shield=True):  # says goodbye, well under a second
-            await trio.to_thread.run_sync(responder.close)
 
 
 async def _hear(network: str, own: PeerId, answers: trio.MemoryReceiveChannel[bytes], found: Found) -> None:

@@ -155,6 +155,16 @@ class Internet:
         low, high = EPHEMERAL if site.kind == "changing" else (32_768, 60_999)
         _set(machine.namespace, f"net.ipv4.ip_local_port_range={low} {high}")
 
+    def give_ip6(self, machine: Machine) -> None:
+        """A public IPv6 address beside its IPv4 one."""
+        assert machine.site.kind == "public", "the routers of the others know IPv4 only"
+        site, far = machine.site, machine.namespace
+        _set(self._core, "net.ipv6.conf.all.forwarding=1")
+        for namespace, device, last in ((self._core, site.link, 1), (far, "eth0", 2)):
+            address = f"2001:db8:{site.number}::{last}/64"
+            run("ip", "-n", namespace, "-6", "addr", "add", address, "dev", device, "nodad")
+        run("ip", "-n", far, "-6", "route", "add", "default", "via", f"2001:db8:{site.number}::1")
+
     # --- trouble -------------------------------------------------------------------------------------------------
 
     def move(self, machine: Machine, site: Site | Kind) -> None:
@@ -168,6 +178,11 @@ class Internet:
     def cut(self, site: Site) -> None:
         """Nothing passes between *site* and the others, and nobody is told."""
         nft(self._core, f"add element inet lab cut {{ {site.link} }}")
+
+    def part(self, one: Machine, other: Machine) -> None:
+        """No IPv4 passes between the two."""
+        for here, there in ((one, other), (other, one)):
+            nft(self._core, f"add rule inet lab prerouting ip saddr {here.site.wan} ip daddr {there.site.wan} drop")
 
     def restore(self, site: Site) -> None:
         with contextlib.suppress(LabMissing):  # it was not cut
