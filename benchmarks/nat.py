@@ -39,7 +39,7 @@ TARGETS: Final = (
 def measure() -> Measurement:
     if why_not():
         sys.exit(f"the lab cannot be made here: {why_not()}")
-    return report(trio.run(run_pairs, every_pair()))
+    return report(trio.run(run_pairs, every_pair()).rows)
 
 
 def report(rows: Sequence[Row]) -> Measurement:

@@ -82,6 +82,19 @@ class Row:
         return self.direct_seconds is not None and self.direct_seconds <= DIRECT_SECONDS
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """*strays* are the packets to private addresses of other networks, by where they were caught."""
+
+    rows: list[Row]
+    strays: dict[str, int]
+
+    @property
+    def good(self) -> bool:
+        direct = all(row.in_time for row in self.rows if row.direct_expected)
+        return direct and all(row.completed for row in self.rows) and not self.strays
+
+
 def every_pair() -> list[tuple[Kind, Kind]]:
     return list(itertools.product(KINDS, KINDS))
 
@@ -96,7 +109,7 @@ def third(client: Kind, orchestrator: Kind) -> Kind:
 # --- the run -------------------------------------------------------------------------------------------------------
 
 
-async def run_pairs(pairs: Sequence[tuple[Kind, Kind]], *, routers: Sequence[Kind] = ()) -> list[Row]:
+async def run_pairs(pairs: Sequence[tuple[Kind, Kind]], *, routers: Sequence[Kind] = ()) -> Outcome:
     """Rows in the order of *pairs*; *routers* names the kinds that routers may be on, by default all."""
     rows: dict[tuple[Kind, Kind], Row] = {}
     async with open_lab() as lab:
@@ -112,8 +125,7 @@ async def run_pairs(pairs: Sequence[tuple[Kind, Kind]], *, routers: Sequence[Kin
                         rows[pair] = await _pair(lab, *pair, kind)
                     print(_progress(rows[pair], len(rows), len(pairs)), file=sys.stderr)
         strays = lab.internet.strays()
-        print(f"packets to private addresses of other networks: {strays}", file=sys.stderr)
-    return [rows[pair] for pair in pairs]
+    return Outcome([rows[pair] for pair in pairs], strays)
 
 
 async def _start(lab: Lab, pairs: Iterable[tuple[Kind, Kind]]) -> None:
@@ -236,17 +248,18 @@ def _pair_of(milliseconds: float | None, rate: float | None) -> str:
     return ", ".join("-" if value is None else f"{value:.1f}" for value in (milliseconds, rate))
 
 
-def write(rows: Sequence[Row]) -> None:
+def write(outcome: Outcome) -> None:
     """Put the table into the document, between its marks."""
-    counts = figures(rows)
+    counts = figures(outcome.rows)
     text = DOCUMENT.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     said = (
         f"{counts['completed']:.0f} of {counts['pairs']:.0f} tasks completed; {counts['direct_reached']:.0f} of "
-        f"{counts['direct_expected']:.0f} pairs that can be direct were so within {DIRECT_SECONDS:.0f} s."
+        f"{counts['direct_expected']:.0f} pairs that can be direct were so within {DIRECT_SECONDS:.0f} s. "
+        f"{sum(outcome.strays.values()) or 'No'} packets to private addresses left their networks."
     )
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{said}\n\n{table(rows)}\n{END}{after}", encoding="utf-8")
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{said}\n\n{table(outcome.rows)}\n{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -257,15 +270,17 @@ def main() -> None:
     arguments = parser.parse_args()
     if why_not():
         sys.exit(f"the lab cannot be made here: {why_not()}")
-    rows = trio.run(run_pairs, COVERING if arguments.covering else every_pair())
+    outcome = trio.run(run_pairs, COVERING if arguments.covering else every_pair())
+    rows = outcome.rows
     if arguments.write:
-        write(rows)
+        write(outcome)
     if arguments.json:
-        print(json.dumps({"figures": figures(rows), "rows": [asdict(row) for row in rows]}))
+        print(json.dumps({"figures": figures(rows), **asdict(outcome)}))
     else:
         print(table(rows))
         print(figures(rows))
-    sys.exit(0 if all(row.completed for row in rows) else 1)
+        print("packets to private addresses of other networks:", outcome.strays or "none")
+    sys.exit(0 if outcome.good else 1)
 
 
 if __name__ == "__main__":

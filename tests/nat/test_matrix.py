@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 
 async def test_a_task_is_done_between_every_kind_of_network_and_those_that_can_meet_directly_do() -> None:
-    rows = await run_pairs(COVERING, routers=("changing", "random"))
+    outcome = await run_pairs(COVERING, routers=("changing", "random"))
+    rows = outcome.rows
     print(table(rows))
+    assert outcome.strays == {}
     assert [row for row in rows if not row.completed] == []
     assert [row for row in rows if row.direct_expected and not row.in_time] == []
     assert [row for row in rows if row.direct and not row.direct_expected] == []
