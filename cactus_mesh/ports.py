@@ -312,12 +312,17 @@ class ClientView:
 
 @dataclass(frozen=True, slots=True)
 class DisputeView:
-    """A completed task in doubt.  *act_by* (Unix seconds) is the owner's deadline to contest, then the arbiter's."""
+    """A completed task in doubt.  *act_by* (Unix seconds) is the owner's deadline to contest, then the arbiter's.
+
+    The hashes commit to what both sides show the arbiter; the answer's is empty until the owner contests.
+    """
 
     status: Literal["contested", "dismissed", "lapsed", "open", "upheld"]
     orchestrator: Address
     opener: Address
     bond: int
+    evidence_hash: bytes
+    answer_hash: bytes
     act_by: int
 
 

@@ -116,8 +116,12 @@ def task_id_of(text: str) -> bytes:
 
 def hash_of(path: Path) -> bytes:
     """What commits to a file's content."""
+    return hashlib.sha256(content_of(path)).digest()
+
+
+def content_of(path: Path) -> bytes:
     try:
-        return hashlib.sha256(path.read_bytes()).digest()
+        return path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path} ({error.strerror}); name a file that there is") from None
 

@@ -146,6 +146,8 @@ def dispute_view(record: Json) -> DisputeView:
         orchestrator=long_address(record["orchestrator"]),
         opener=long_address(record["opener"]),
         bond=int(record["bond"]),
+        evidence_hash=_bytes(record["evidence_hash"]),
+        answer_hash=_bytes(record["answer_hash"]),
         act_by=int(record["act_by"]),
     )
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import replace
+
 import pytest
 
 from cactus_mesh.book import open_book
@@ -90,3 +94,61 @@ def test_what_the_arbiter_leaves_undecided_anybody_closes(doubted, later, person
     assert operator.json("claim")["claims"][0]["kind"] == "dispute"
     assert client.json("dispute", "show", doubted.task)["status"] == "lapsed"
     assert operator.json("balance")["stake"] == 5 * COIN
+
+
+def test_whoever_looks_sees_to_what_both_sides_have_committed(doubted, person):
+    show = ("dispute", "show", doubted.task, "--client", doubted.client.peer)
+    evidence = hashlib.sha256((doubted.client.home / "evidence.txt").read_bytes()).hexdigest()
+    found = person("stranger").json(*show)
+    assert (found["evidence_hash"], found["answer_hash"]) == (evidence, None)
+    answer = doubted.operator.home / "key"
+    doubted.operator.says("dispute", "contest", doubted.task, "--client", doubted.client.peer, "--answer", str(answer))
+    assert person("stranger").json(*show)["answer_hash"] == hashlib.sha256(answer.read_bytes()).hexdigest()
+    assert evidence in person("stranger").says(*show)
+
+
+# --- two results for one task -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A claim and its signature, in a file."""
+
+    def write(claim, signer):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
+        data = claim.to_bcs()
+        path.write_text(json.dumps({"claim": f"0x{data.hex()}", "signature": f"0x{signer.sign(data).hex()}"}))
+        return str(path)
+
+    return write
+
+
+def test_anybody_proves_an_equivocation_once_and_the_client_is_paid_back(escrow, person, written):
+    task = escrow().complete()
+    claim, key = task.settlement.claim, task.operator.identity
+    proof = written(claim, key), written(replace(claim, result_hash=b"2" * 32), key)
+    prove = ("dispute", "equivocation", task.operator.peer, *proof)
+    stranger = person("stranger").rich(1)
+    stake, deposit = task.operator.json("balance")["stake"], task.client.json("balance")["deposit"]
+    slashed = stranger.json(*prove)["slashed"]
+    assert 0 < slashed == stake - task.operator.json("balance")["stake"]
+    assert task.client.json("balance")["deposit"] == 10 * COIN > deposit
+    assert "E_ALREADY_SLASHED" in stranger.fails("ledger.aborted", *prove)
+
+
+def test_what_proves_nothing_is_refused_before_it_costs_a_fee(escrow, person, written, tmp_path):
+    task = escrow().complete()
+    claim, key = task.settlement.claim, task.operator.identity
+    stranger, first = person("stranger").rich(1), written(claim, key)
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"claim": 5}')
+    for other, why in (
+        (first, "same result"),
+        (written(replace(claim, task_id=b"t" * 16, result_hash=b"2" * 32), key), "different tasks"),
+        (written(replace(claim, chain_id=1, result_hash=b"2" * 32), key), "not for this ledger"),
+        (written(replace(claim, result_hash=b"2" * 32), stranger.identity), "not signed by that peer"),
+        (str(broken), "holds no signed claim"),
+        (str(tmp_path / "nowhere"), "cannot read"),
+    ):
+        assert why in stranger.fails("usage", "dispute", "equivocation", task.operator.peer, first, other)
+    assert stranger.json("balance")["coins"] == COIN
