@@ -55,7 +55,7 @@ def why_not() -> str:
         return "network namespaces need Linux"
     if os.geteuid() != 0:
         return "network namespaces need root"
-    for program, package in (("ip", "iproute2"), ("nft", "nftables")):
+    for program, package in (("ip", "iproute2"), ("nft", "nftables"), ("sysctl", "procps")):
         if shutil.which(program) is None:
             return f"{program} is not installed (package {package})"
     try:
