@@ -121,8 +121,8 @@ def chat_of(body: Mapping[str, Any]) -> Asked:
     if not isinstance(messages, list) or not messages:
         raise malformed("messages", "must be a list of one message or more")
     work = [message_of(message, f"messages[{at}]") for at, message in enumerate(messages)]
-    options = _options(given, "max_completion_tokens", "max_tokens")
-    _take_format(given.any("response_format"), options)
+    options = options_of(given, "max_completion_tokens", "max_tokens")
+    take_format(given.any("response_format"), options)
     return _asked(given, work, options)
 
 
@@ -134,7 +134,7 @@ def completion_of(body: Mapping[str, Any]) -> Asked:
         prompt = prompt[0]
     if not isinstance(prompt, str):
         raise unsupported("prompt", " unless it is one text") if prompt else malformed("prompt", "must be a string")
-    return _asked(given, prompt, _options(given, "max_tokens"))
+    return _asked(given, prompt, options_of(given, "max_tokens"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +171,12 @@ def vectors_of(body: Mapping[str, Any]) -> AskedVectors:
     pooling = given.take("pooling", str, "mean")
     if pooling not in ("cls", "mean"):
         raise unsupported("pooling", f" {shown(pooling)}")
-    model = _model(given)
+    model = model_of(given)
     given.finish()
     return AskedVectors(model, found, pooling, options, form == "base64")
 
 
-def _model(given: Parameters) -> str:
+def model_of(given: Parameters) -> str:
     model = given.take("model", str)
     if model is None:
         raise malformed("model", "is missing; GET /v1/models lists what there is")
@@ -184,7 +184,7 @@ def _model(given: Parameters) -> str:
 
 
 def _asked(given: Parameters, work: str | list[dict[str, str]], options: Options) -> Asked:
-    model = _model(given)
+    model = model_of(given)
     stream = given.take("stream", bool, False)
     extras = Parameters(given.take("stream_options", dict, {}))
     usage = extras.take("include_usage", bool, False)
@@ -194,7 +194,7 @@ def _asked(given: Parameters, work: str | list[dict[str, str]], options: Options
     return Asked(model, work, options, stream, usage)
 
 
-def _options(given: Parameters, *most: str) -> Options:
+def options_of(given: Parameters, *most: str) -> Options:
     options: Options = {"temperature": OPENAI_TEMPERATURE}
     for name, kind in _SAMPLING.items():
         value = given.take(name, kind)
@@ -232,7 +232,7 @@ def _digest(text: str) -> bytes:
     return digest
 
 
-def _take_format(wanted: object, options: Options) -> None:
+def take_format(wanted: object, options: Options) -> None:
     if wanted is None:
         return
     match wanted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -19,6 +20,7 @@ from cactus_mesh.gateway.http import ClientGone, header, json_of, read_body, rep
 from cactus_mesh.gateway.keys import Keyring
 from cactus_mesh.gateway.metrics import CONTENT_TYPE, Metrics
 from cactus_mesh.gateway.replies import Completion, Vectors, encode, model_object
+from cactus_mesh.gateway.responses import Response, response_of
 from cactus_mesh.gateway.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from cactus_mesh.config import GatewayConfig
     from cactus_mesh.gateway.asked import Asked
     from cactus_mesh.gateway.guard import Caller
+    from cactus_mesh.gateway.tasks import Shape
     from cactus_mesh.messages import Listed
 
     Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -83,8 +86,9 @@ class _App:
         self._listed: tuple[Sequence[Listed], float] = ((), -MODELS_SECONDS)
         self._listing = trio.Lock()
         self._routes = [
-            _route("/v1/chat/completions", "POST", self._task(chat_of, chat=True)),
-            _route("/v1/completions", "POST", self._task(completion_of, chat=False)),
+            _route("/v1/chat/completions", "POST", self._task(chat_of, partial(_completion, True))),
+            _route("/v1/completions", "POST", self._task(completion_of, partial(_completion, False))),
+            _route("/v1/responses", "POST", self._task(response_of, _response)),
             _route("/v1/embeddings", "POST", self._embeddings),
             _route("/v1/models", "GET", self._models),
             _route("/v1/models/{model:path}", "GET", self._model),
@@ -155,12 +159,14 @@ class _App:
 
     # --- endpoints -----------------------------------------------------------------------------------------------
 
-    def _task(self, understand: Callable[[dict[str, object]], Asked], *, chat: bool) -> Endpoint:
+    def _task(
+        self, understand: Callable[[dict[str, object]], Asked], shape_of: Callable[[Asked, bytes], Shape]
+    ) -> Endpoint:
         async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
             asked = understand(await _json(scope, receive))
             with self._tasks.slot():
                 answer = self._tasks.begin(scope, asked)
-                shape = Completion(chat, asked.model, answer.task_id, asked.include_usage)
+                shape = shape_of(asked, answer.task_id)
                 reply_to = self._tasks.stream if asked.stream else self._tasks.whole
                 await reply_to(scope, receive, send, answer, shape)
 
@@ -208,6 +214,14 @@ class _App:
 
     async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         await reply(send, 200, self._metrics.text(), {}, CONTENT_TYPE)
+
+
+def _completion(chat: bool, asked: Asked, task_id: bytes) -> Shape:
+    return Completion(chat, asked.model, task_id, asked.include_usage)
+
+
+def _response(asked: Asked, task_id: bytes) -> Shape:
+    return Response(asked.model, task_id)
 
 
 _SAFE: Final = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}

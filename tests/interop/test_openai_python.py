@@ -95,6 +95,37 @@ async def test_what_the_mesh_cannot_do_is_a_bad_request_that_names_it(param, cha
     assert (caught.value.code, caught.value.param) == ("gateway.unsupported", param)
 
 
+async def test_a_response_comes_whole_and_as_events():
+    def stream(client):
+        with client.responses.stream(model="fake", input="What is a router?") as events:
+            kinds = [event.type for event in events]
+            return kinds, events.get_final_response()
+
+    def whole(client):
+        return client.responses.create(model="fake", input="go", instructions="Be brief", max_output_tokens=3)
+
+    async with open_openai() as (_, ask):
+        kinds, final = await ask(stream)
+        short = await ask(whole)
+        with pytest.raises(openai.BadRequestError) as caught:
+            await ask(lambda client: client.responses.create(model="fake", input="go", previous_response_id="resp_1"))
+    assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+    assert (final.output_text, final.status, final.usage.output_tokens) == (FAKE_TEXT, "completed", 16)
+    assert (short.output_text, short.status, short.incomplete_details.reason) == (
+        "A cactus keeps",
+        "incomplete",
+        "max_output_tokens",
+    )
+    assert caught.value.param == "previous_response_id"
+
+
+async def test_a_response_that_breaks_raises_where_it_breaks():
+    async with open_openai(FakeEngine(fail_after=3)) as (_, ask):
+        with pytest.raises(openai.APIError) as caught:
+            await ask(lambda client: list(client.responses.create(model="fake", input="go", stream=True)))
+    assert caught.value.code in ("task.engine_failed", "task.orchestrator_lost")
+
+
 async def test_embeddings_come_as_lists_of_numbers():
     async with open_openai(FakeEngine(VECTORS, model=EMBEDDER)) as (_, ask):
         answer = await ask(lambda client: client.embeddings.create(model="embedder", input=["one", "two"]))
