@@ -47,6 +47,8 @@ AUDIT_SECONDS: Final = 600.0
 DEFAULT_WINDOW_SECONDS: Final = 86_400
 """For a dispute, where the ledger has not told its own."""
 
+NOBODY: Final = "nobody could replay it"
+
 log = logging.getLogger(__name__)
 
 
@@ -200,7 +202,7 @@ class Auditor:
     async def _audit(self, job: Job) -> None:
         first = await self._replay(job.evidence, frozenset())
         if first is None:
-            self._ended(job, "inconclusive", ("nobody could replay it",))
+            self._ended(job, "inconclusive", (NOBODY,))
             return
         proof, opinion = first
         exhibit = _exhibit(job.evidence, proof)
@@ -310,7 +312,8 @@ class Auditor:
 
     def _ended(self, job: Job, result: str, why: tuple[str, ...]) -> None:
         self.results[result] += 1
-        level = logging.INFO if result == "pass" else logging.WARNING
+        expected = result == "pass" or why == (NOBODY,)
+        level = logging.INFO if expected else logging.WARNING
         about = {"peer": peer_id(job.liable), "task": job.receipt.body.task_id.hex(), "why": ", ".join(why)}
         log.log(level, "an audit ended: %s", result, extra=about)
 
