@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 import trio
 
 from cactus_mesh.testing.engine import FAKE_TEXT
@@ -32,28 +31,28 @@ SAYS = {
     "own_node": ["this is 12D3Koo", "cactus-mesh run --bootstrap", "connections"],
     "openai_client": [FAKE_TEXT],
 }
-RUN_SECONDS = 60
+RUN_SECONDS = 120
 
 
 @asynccontextmanager
-async def open_users_mesh():
-    """A mesh that answers, and the environment of somebody with a deposit in it."""
+async def open_users_mesh(users):
+    """A mesh that answers, and the environment of each of some people with a deposit in it."""
     async with open_process_mesh() as mesh:
         await mesh.router()
         await mesh.orchestrator()
         await mesh.acquainted()
-        identity = await mesh.fund("user")
-        async with mesh.ledger() as ledger:
-            await ledger.deposit(identity, 100 * APT)
-        yield (
-            mesh,
-            os.environ
-            | {
-                "CACTUS_MESH_HOME": str(mesh.family.home("user").state),
+        environments = []
+        for name in [f"user-{number}" for number in range(users)]:
+            identity = await mesh.fund(name)
+            async with mesh.ledger() as ledger:
+                await ledger.deposit(identity, 100 * APT)
+            place = {
+                "CACTUS_MESH_HOME": str(mesh.family.home(name).state),
                 "CACTUS_MESH_LEDGER": mesh.chain["url"],
                 "CACTUS_MESH_BOOTSTRAP": mesh.bootstrap,
-            },
-        )
+            }
+            environments.append(os.environ | place)
+        yield environments
 
 
 async def run(environment, *command):
@@ -73,12 +72,6 @@ def test_every_example_is_tried_and_told_of():
     readme = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     assert set(SAYS) == set(EXAMPLES)
     assert set(re.findall(r"^\| `(\w+)\.py`", readme, re.MULTILINE)) == set(EXAMPLES)
-
-
-@pytest.fixture
-async def users_mesh():
-    async with open_users_mesh() as opened:
-        yield opened
 
 
 @asynccontextmanager
@@ -110,29 +103,35 @@ async def open_gateway_process(environment, *command):
     assert process.returncode == 0
 
 
-async def test_the_examples_and_the_gateway_run_as_their_readers_would_run_them(users_mesh):
-    _, environment = users_mesh
-    for name, path in EXAMPLES.items():
-        if name == "openai_client":
-            continue
-        status, out, err = await run(environment, str(path), "fake")
+async def try_examples(environment, names):
+    for name in names:
+        status, out, err = await run(environment, str(EXAMPLES[name]), "fake")
         assert status == 0, f"{name}: {err}"
         assert [text for text in SAYS[name] if text not in out] == [], f"{name}: {out}"
+
+
+async def try_gateway(environment, example):
     async with open_gateway_process(environment, "gateway", "--port", "0") as ready:
         assert ready["needs_key"] is False
-        asked = environment | {"OPENAI_BASE_URL": f"{ready['url']}/v1"}
-        status, out, err = await run(asked, str(EXAMPLES["openai_client"]), "fake")
-        assert (status, out) == (0, f"{FAKE_TEXT}\n"), err
+        await try_examples(environment | {"OPENAI_BASE_URL": f"{ready['url']}/v1"}, [example])
 
 
-async def test_a_node_serves_the_gateway_beside_its_role(users_mesh):
-    _, environment = users_mesh
+async def try_node(environment):
     settings = environment | {"CACTUS_MESH_GATEWAY_PORT": "0"}
     command = ("run", "--role", "relay", "--listen", "/ip4/127.0.0.1/tcp/0", "--gateway")
     async with open_gateway_process(settings, *command) as ready, httpx.AsyncClient(timeout=30) as http:
         body = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
         reply = await http.post(f"{ready['url']}/v1/chat/completions", json=body)
         assert reply.json()["choices"][0]["message"]["content"] == FAKE_TEXT
+
+
+async def test_the_examples_and_the_gateway_run_as_their_readers_would_run_them():
+    names = [name for name in EXAMPLES if name != "openai_client"]
+    async with open_users_mesh(5) as (one, two, three, four, five), trio.open_nursery() as nursery:
+        for number, environment in enumerate((one, two, three)):
+            nursery.start_soon(try_examples, environment, names[number::3])
+        nursery.start_soon(try_gateway, four, "openai_client")
+        nursery.start_soon(try_node, five)
 
 
 async def test_beyond_this_machine_the_gateway_wants_keys_before_it_joins_anything(tmp_path):
