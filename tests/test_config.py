@@ -258,3 +258,23 @@ def test_without_a_home_the_systems_folders_are_used(monkeypatch, tmp_path):
     assert "cactus-mesh" in str(usual.config)
     assert "cactus-mesh" in str(usual.state)
     assert find_home(None, {"CACTUS_MESH_HOME": ""}) == usual
+
+
+# --- audits -------------------------------------------------------------------------------------------------------
+
+
+def test_a_router_with_which_cheating_would_pay_is_refused_with_the_figures(home):
+    text = 'roles = ["router"]\n[audit]\nfloor = 0.01\n'
+    message = refusal(home, text, ledger="http://here", contract="0x" + "0" * 64, chain_id="4")
+    assert "cheating pays" in message
+    assert "raise audit.floor to 0.04516, or matching.stake_cover to 93.84" in message
+
+
+def test_only_who_audits_needs_settings_that_deter(home):
+    text = 'roles = ["orchestrator"]\n[audit]\nfloor = 0.01\n'
+    assert load(home, text, ledger="http://here", contract="0x" + "0" * 64, chain_id="4").audit.floor == 0.01
+
+
+@pytest.mark.parametrize(("key", "value"), [("floor", 0), ("floor", 2), ("newcomer_audits", 0), ("at_once", 0)])
+def test_an_audit_setting_out_of_its_bounds_is_refused_by_name(home, key, value):
+    assert "audit" in refusal(home, f"[audit]\n{key} = {value}\n")
