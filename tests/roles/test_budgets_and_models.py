@@ -5,8 +5,18 @@ from __future__ import annotations
 import pytest
 import trio
 
+from cactus_mesh import events as events_module
 from cactus_mesh.config import ClientConfig, PriceConfig
-from cactus_mesh.errors import BadParameters, EngineFailed, MeshError, NoRouter, OrchestratorLost, PriceOverBudget
+from cactus_mesh.errors import (
+    BadParameters,
+    EngineFailed,
+    MeshError,
+    NoRouter,
+    OrchestratorLost,
+    PriceOverBudget,
+    UnknownModel,
+)
+from cactus_mesh.events import TaskDone, TaskFailed, TaskSent
 from cactus_mesh.messages import PriceTerms
 from cactus_mesh.testing.engine import FakeEngine
 from tests.world import open_world
@@ -91,3 +101,33 @@ async def test_an_option_that_there_is_not_is_named(autojump_clock):
             client.generate("hi", model="fake", temprature=1.0)
         with pytest.raises(BadParameters, match="not both"):
             client.generate("hi", model="fake", regex="a+", json_schema={"type": "object"})
+
+
+async def test_a_watcher_hears_of_what_is_sent_done_and_failed(autojump_clock):
+    async with open_world() as world:
+        await world.router()
+        await world.orchestrator()
+        client = await world.client()
+        await world.settle_down()
+        with client.watch() as events:
+            result = await client.generate("hi", model="fake").wait()
+            with pytest.raises(UnknownModel):
+                await client.generate("hi", model="other").wait()
+            heard = [events.receive_nowait() for _ in range(4)]
+        assert [type(event) for event in heard] == [TaskSent, TaskDone, TaskSent, TaskFailed]
+        assert heard[1] == TaskDone(result.task_id, result)
+        assert heard[3].error.code == "task.unknown_model"
+
+
+async def test_a_watcher_that_falls_behind_stops_nobody(autojump_clock, monkeypatch):
+    monkeypatch.setattr(events_module, "EVENTS_WAITING", 1)
+    async with open_world() as world:
+        await world.router()
+        await world.orchestrator()
+        client = await world.client()
+        await world.settle_down()
+        with client.watch() as events:
+            await client.generate("hi", model="fake").wait()
+            assert isinstance(events.receive_nowait(), TaskSent)
+            with pytest.raises(trio.WouldBlock):
+                events.receive_nowait()
