@@ -53,9 +53,9 @@ TARGETS: Final = (
 SEED: Final = int(os.environ.get("CACTUS_BENCH_SEED", "77"))
 ANSWERS: Final = int(os.environ.get("CACTUS_BENCH_ANSWERS", "40"))
 """For each gross cheat; a subtle one and the honest get more."""
-HONEST: Final = 1_000
+HONEST: Final = int(os.environ.get("CACTUS_BENCH_HONEST", "1000"))
 PLAIN_ANSWERS: Final = 20
-MAX_TOKENS: Final = 48
+MAX_TOKENS: Final = 32
 RUNS: Final = 5
 WORDS: Final = (
     *("What", "is", "the", "price", "of", "a", "router", "and", "who", "pays", "for", "it", "when", "nobody", "asks"),
@@ -116,13 +116,13 @@ async def _measure() -> Measurement:
         await _run(models.__name__, "make", name)
         async with AsyncExitStack() as stack:
             folders = [str(folder / each) for each in models.MODELS]
-            true = await stack.enter_async_context(open_engine(["selftest"], EngineSettings(threads=1)))
+            true = await stack.enter_async_context(open_engine(["selftest"], EngineSettings(slots=32, threads=1)))
             second = await stack.enter_async_context(
-                open_engine(["selftest"], EngineSettings(threads=2, chunk_tokens=16))
+                open_engine(["selftest"], EngineSettings(slots=32, threads=2, chunk_tokens=16))
             )
-            small = await stack.enter_async_context(open_engine(folders, EngineSettings(threads=1)))
+            small = await stack.enter_async_context(open_engine(folders, EngineSettings(slots=32, threads=1)))
             half = await stack.enter_async_context(
-                open_engine(["selftest"], EngineSettings(threads=1, dtype="bfloat16"))
+                open_engine(["selftest"], EngineSettings(slots=32, threads=1, dtype="bfloat16"))
             )
             cheap = {each.name: (small, each) for each in small.models} | {"bf16": (half, half.models[0])}
             known = read_table(SHIPPED.read_bytes(), "thresholds.json")
@@ -375,7 +375,7 @@ async def _costs(folder: Path) -> dict[str, float]:
     await _run("benchmarks._engine_model", "make", place)
     rng = random.Random(SEED)
     shares: dict[int, list[float]] = {1: [], 32: []}
-    async with open_engine([place], EngineSettings(threads=1)) as engine:
+    async with open_engine([place], EngineSettings(slots=32, threads=1)) as engine:
         for _ in range(RUNS):
             for at_once, found in shares.items():
                 found.append(await _share(engine, rng, at_once))

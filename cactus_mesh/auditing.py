@@ -210,7 +210,7 @@ class Auditor:
             await self._confirm(job, exhibit, opinion)
             return
         record = self._note(job, opinion)
-        if opinion.comparison.mismatches:
+        if opinion.comparison.mismatches and opinion.thresholds.calibrated:
             self._dossier.doubt(job.liable, job.model, exhibits.encode(exhibit))
         self._ended(job, opinion.judgement.result, opinion.judgement.failed)
         if record.suspicion.raised:
@@ -226,11 +226,16 @@ class Auditor:
         )
 
     def _note(self, job: Job, opinion: Opinion) -> Record:
-        """Add an audited answer to its orchestrator's record; a doubt makes it half a newcomer again."""
+        """Add an audited answer to its orchestrator's record; a doubt makes it half a newcomer again.
+
+        Mismatches add up only where it was measured what an honest machine may mismatch.
+        """
         old, seen = self._dossier.record(job.liable, job.model), opinion.comparison
-        rate = self._table.find(job.model, job.receipt.body.dtype, "cpu").honest_rate
         passed = old.passed + 1 if opinion.judgement.result == "pass" else old.passed // 2
-        record = Record(passed, old.suspicion.after(seen.tokens, seen.mismatches, rate))
+        suspicion = old.suspicion
+        if opinion.thresholds.calibrated:
+            suspicion = suspicion.after(seen.tokens, seen.mismatches, opinion.thresholds.honest_rate)
+        record = Record(passed, suspicion)
         self._dossier.note(job.liable, job.model, record, self._now())
         return record
 

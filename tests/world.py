@@ -73,6 +73,7 @@ class World:
     weights: Weights = field(default_factory=Weights)
     patience: Patience = field(default_factory=Patience)
     audits: AuditPolicy = field(default_factory=AuditPolicy)
+    table: Table = FAKE_TABLE
     journals: dict[str, Journal] = field(default_factory=dict)
     dossiers: dict[str, Dossier] = field(default_factory=dict)
 
@@ -122,7 +123,7 @@ class World:
             patience=self.patience,
             stake_cover=self.weights.stake_cover,
             journal=self.journals[name],
-            audits=AuditMeans(policy=self.audits, table=FAKE_TABLE, dossier=self.dossiers[name], engine=engine),
+            audits=AuditMeans(policy=self.audits, table=self.table, dossier=self.dossiers[name], engine=engine),
             clock=clock,
         ) as router:
             yield router

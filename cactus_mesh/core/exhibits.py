@@ -61,6 +61,7 @@ class Opinion:
     """What follows from one verifier's finding."""
 
     verifier: PublicKey
+    thresholds: Thresholds
     comparison: Comparison
     judgement: Judgement
 
@@ -109,7 +110,7 @@ def opinion(receipt: Receipt, finding: Sealed[Finding], table: Table) -> Opinion
     """Raises `MessageMalformed` for a finding that does not fit the receipt."""
     thresholds = thresholds_for(receipt, finding.body, table)
     comparison = compare(receipt, finding.body, thresholds)
-    return Opinion(finding.sender, comparison, judge(comparison, thresholds))
+    return Opinion(finding.sender, thresholds, comparison, judge(comparison, thresholds))
 
 
 def examine(exhibit: Exhibit, contract: Contract, table: Table) -> Examined:

@@ -10,6 +10,7 @@ import trio
 from cactus_mesh.core.draws import AuditPolicy, is_drawn
 from cactus_mesh.core.exhibits import decode_evidence, evidence_hash, examine
 from cactus_mesh.core.requests import Contract
+from cactus_mesh.core.thresholds import Table
 from cactus_mesh.testing.engine import FAKE_TEXT, FakeEngine
 from tests.world import FAKE_TABLE, clock, identity, open_world
 
@@ -200,6 +201,20 @@ async def test_a_verifier_that_always_finds_a_little_fault_slashes_nobody(autoju
     async with open_world() as world:
         router = await world.router(engine=Grumbler())
         await world.orchestrator(CHEAT, stake=LARGE_STAKE)
+        await world.orchestrator(HONEST, stake=SMALL_STAKE)
+        client = await world.client()
+        await world.settle_down()
+
+        await ask(client, 10)
+
+        assert router.audits == {"auditing": 0, "audits_inconclusive": 10}
+        assert world.ledger.state.disputes == {}
+
+
+async def test_without_thresholds_for_its_model_nobody_is_suspected_of_rounding(autojump_clock):
+    async with open_world(table=Table()) as world:
+        router = await world.router(engine=FakeEngine())
+        await world.orchestrator(CHEAT, engine=FakeEngine(slip_every=3), stake=LARGE_STAKE)
         await world.orchestrator(HONEST, stake=SMALL_STAKE)
         client = await world.client()
         await world.settle_down()
