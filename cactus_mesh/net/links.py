@@ -1,6 +1,6 @@
 """What Noise is put on: a TCP socket, or a stream that a relay carries.  Both read ahead.
 
-A socket link can also write without waiting, so that a small write costs no task switch and can never be cut short.
+Both can also write without waiting, so that a small write costs no task switch and can never be cut short.
 """
 
 from __future__ import annotations
@@ -8,16 +8,19 @@ from __future__ import annotations
 import contextlib
 import socket
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 from libp2p.abc import IRawConnection
 from libp2p.connection_types import ConnectionType
 from libp2p.network.stream.exceptions import StreamError
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError
 from multiaddr import Multiaddr
 
 if TYPE_CHECKING:
-    from libp2p.abc import INetStream
+    from libp2p.network.stream.net_stream import NetStream
+
+    from cactus_mesh.net.yamux import MeshStream
 
 READ_BYTES: Final = 64 * 1024
 HANDSHAKE_BYTES: Final = 64 * 1024
@@ -148,27 +151,31 @@ async def _ready(wait: object, sock: socket.socket) -> None:
 class RelayedLink(Link):
     """A stream to a relay, spliced there to a stream of the other peer."""
 
-    def __init__(self, stream: INetStream, *, initiator: bool, address: Multiaddr) -> None:
+    def __init__(self, stream: NetStream, *, initiator: bool, address: Multiaddr) -> None:
         super().__init__(initiator=initiator, address=address, kind=ConnectionType.RELAYED)
-        self._stream = stream
+        self._net_stream = stream
+        self._stream = cast("MeshStream", stream.muxed_stream)  # without the library's locks around each read and write
+
+    def send_now(self, data: bytes | bytearray) -> int:
+        return self._stream.write_now(data)
 
     async def write(self, data: bytes) -> None:
         try:
             await self._stream.write(data)
-        except StreamError as error:
+        except MuxedStreamError as error:
             raise ConnectionResetError(f"the relay ended the circuit ({type(error).__name__})") from error
 
     async def _receive(self) -> bytes:
         try:
             return await self._stream.read(READ_BYTES)
-        except EOFError:
+        except MuxedStreamEOF:
             return b""
-        except StreamError as error:
+        except MuxedStreamError as error:
             raise ConnectionResetError(f"the relay ended the circuit ({type(error).__name__})") from error
 
     async def close(self) -> None:
         with contextlib.suppress(StreamError):
-            await self._stream.reset()
+            await self._net_stream.reset()
 
     def get_remote_address(self) -> None:
         return None

@@ -120,12 +120,15 @@ class Circuits:
         return await self._swarm.dial_link(RelayedLink(stream, initiator=True, address=where), ID.from_string(peer))
 
     async def _ask(self, relay: MeshConn, request: HopMessage) -> tuple[NetStream, HopMessage]:
+        stream: NetStream | None = None
         try:
             with trio.fail_after(EXCHANGE_SECONDS):
                 stream = relay.wrap(await self._host.open_on(relay, HOP_PROTOCOL))
                 await write_delimited_msg(stream, request)
                 return stream, await read_delimited_msg(stream, HopMessage)
         except (BaseLibp2pError, DecodeError, trio.TooSlowError) as error:
+            if stream is not None:
+                await stream.reset()
             raise DialFailed(f"the relay did not answer ({type(error).__name__})") from error
 
     # --- being dialled -------------------------------------------------------------------------------------------

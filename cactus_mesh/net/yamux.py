@@ -154,6 +154,17 @@ class MeshStream(YamuxStream):
             if self.conn.full:
                 await self.conn.room()
 
+    def write_now(self, data: bytes | bytearray) -> int:
+        """How many of *data*'s first bytes are sent, or queued, without waiting; none once the stream is over, which
+        `write` says."""
+        at, view = 0, memoryview(data)
+        while at < len(data) and self.send_window > 0 and not (self.send_closed or self.conn.full):
+            size = min(self.send_window, _CHUNK_BYTES, len(data) - at)
+            self.send_window -= size
+            self.conn.post(TYPE_DATA, 0, self.stream_id, size, view[at : at + size])
+            at += size
+        return at
+
     def open_window(self, increment: int) -> None:
         self.send_window = min(self.send_window + increment, MAX_WINDOW_BYTES)
         self._writable.set()
