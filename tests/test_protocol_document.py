@@ -148,7 +148,7 @@ def words(number):
         ("Methods", f"`{dispatch.RUN_METHOD}`"),
         ("Methods", f"`{directory.ADVERT_METHOD}`"),
         ("Methods", f"`{dialback.METHOD}`"),
-        ("Methods", f"1–{dialback.MAX_ENDPOINTS} endpoints"),
+        ("Methods", f"1\N{EN DASH}{dialback.MAX_ENDPOINTS} endpoints"),
         ("Methods", f"within {dialback.DIAL_SECONDS:.0f} s"),
         ("Methods", f"{dialback.BURST} times at once and then every {1 / dialback.PER_SECOND:.0f} s"),
         ("Discovery", f"`{discovery.PEER_KEY}<peer id>`"),

@@ -23,7 +23,6 @@ from cactus_mesh.core.thresholds import (
     read_table,
     write_table,
 )
-from cactus_mesh.core.receipts import pack_logprobs
 from cactus_mesh.errors import MessageMalformed, StateMalformed
 from cactus_mesh.messages import seed_of, text_digest
 from cactus_mesh.ports import Replay
