@@ -55,7 +55,7 @@ ANSWERS: Final = int(os.environ.get("CACTUS_BENCH_ANSWERS", "40"))
 """For each gross cheat; a subtle one and the honest get more."""
 HONEST: Final = int(os.environ.get("CACTUS_BENCH_HONEST", "1000"))
 PLAIN_ANSWERS: Final = 20
-MAX_TOKENS: Final = 32
+MAX_TOKENS: Final = 64
 RUNS: Final = 5
 WORDS: Final = (
     *("What", "is", "the", "price", "of", "a", "router", "and", "who", "pays", "for", "it", "when", "nobody", "asks"),
@@ -83,9 +83,20 @@ class Bench:
 
     async def judge(self, answers: Sequence[Signed]) -> list[Found]:
         found: list[Found] = []
-        for answer in answers:
-            found.append(await cheats.judged(self.true, self.model, answer, self.thresholds))
+        limiter = trio.CapacityLimiter(8)
+
+        async def one(answer: Signed) -> None:
+            async with limiter:
+                found.append(await cheats.judged(self.true, self.model, answer, self.thresholds))
+
+        async with trio.open_nursery() as nursery:
+            for answer in answers:
+                nursery.start_soon(one, answer)
         return found
+
+    async def differs(self, signed: Signed) -> bool:
+        """Whether it is another answer than the honest one; a cheat that changes nothing harms nobody."""
+        return (await self.make(signed.task)).token_ids != signed.token_ids
 
     async def answers(
         self, asked: Sequence[Task], prove: Callable[[Task], Awaitable[Signed | None]], at_once: int = 16
@@ -280,10 +291,10 @@ def _all_cheats(bench: Bench) -> list[tuple[str, str, Callable[[Task], Awaitable
 
         return prove
 
-    def asked_otherwise(change: Callable[[Task], Task]) -> Callable[[Task], Awaitable[Signed]]:
-        async def prove(task: Task) -> Signed:
-            other = await bench.make(change(task))
-            return await cheats.forged(bench.true, bench.model, replace(other, task=task))
+    def asked_otherwise(change: Callable[[Task], Task]) -> Callable[[Task], Awaitable[Signed | None]]:
+        async def prove(task: Task) -> Signed | None:
+            other = replace(await bench.make(change(task)), task=task)
+            return await cheats.forged(bench.true, bench.model, other) if await bench.differs(other) else None
 
         return prove
 
@@ -300,10 +311,11 @@ def _all_cheats(bench: Bench) -> list[tuple[str, str, Callable[[Task], Awaitable
 
         return prove
 
-    async def stale(task: Task) -> Signed:
+    async def stale(task: Task) -> Signed | None:
         """An answer to the task before."""
         old.append(await bench.make(task))
-        return await cheats.forged(bench.true, bench.model, replace(old[max(0, len(old) - 2)], task=task))
+        other = replace(old[max(0, len(old) - 2)], task=task)
+        return await cheats.forged(bench.true, bench.model, other) if await bench.differs(other) else None
 
     def random_tokens(made: Signed) -> Signed:
         return replace(made, token_ids=tuple(rng.randrange(10, 2_000) for _ in made.token_ids))
@@ -358,7 +370,7 @@ def _all_cheats(bench: Bench) -> list[tuple[str, str, Callable[[Task], Awaitable
         ("padded after its end, all else forged", "gross", changed(padded), True),
         ("prompt tokens inflated", "gross", unforged(inflated), True),
         ("logprobs made up", "gross", unforged(made_up), True),
-        ("a layer dropped, all else forged", "gross", forged("dropped"), True),
+        ("a layer dropped, all else forged", "subtle", forged("dropped"), True),
         ("int4, all else forged", "subtle", forged("int4"), True),
         ("fine-tuned, all else forged", "subtle", forged("tuned"), True),
         ("bf16, all else forged", "subtle", forged("bf16"), True),

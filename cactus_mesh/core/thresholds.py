@@ -71,7 +71,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entries: list[Entry]
 
 
-UNCALIBRATED: Final = Thresholds(gap_noise=1e-3, gap_fail=1.0, logprob_pass=1e-5, logprob_fail=1e-4, calibrated=False)
+UNCALIBRATED: Final = Thresholds(gap_noise=1e-3, gap_fail=1e-2, logprob_pass=1e-5, logprob_fail=1e-4, calibrated=False)
 
 
 class Table:
@@ -110,11 +110,12 @@ def device_pair(one: str, other: str) -> str:
 
 def measured_thresholds(measured: Measured) -> Thresholds:
     """Thresholds that stand well clear of the worst that honest replays have shown."""
-    gap = max(measured.largest_gap, 100 * LEAST_NOISE)
     error = max(measured.logprob_error, LEAST_NOISE)
+    # two tokens that near to each other are rare: how near they may be is also told by how far all numbers are off
+    gap = max(measured.largest_gap, MARGIN * error, 100 * LEAST_NOISE)
     return Thresholds(
         gap_noise=MARGIN * gap,
-        gap_fail=max(1.0, MARGIN * MARGIN * gap),
+        gap_fail=MARGIN * MARGIN * gap,
         logprob_pass=MARGIN * error,
         logprob_fail=MARGIN * MARGIN * error,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import msgspec
 import pytest
@@ -172,7 +173,7 @@ def test_a_later_calibration_replaces_an_earlier_one():
         b'{"version": 2, "entries": []}',
         b'{"version": 1, "entries": [{"digest": "xy"}]}',
         write_table(Table([entry()])).replace(b'"gap_fail"', b'"gap_fall"'),
-        write_table(Table([entry()])).replace(b'"gap_fail": 1.0', b'"gap_fail": 1e-9'),
+        re.sub(rb'"gap_fail": [^,]+', b'"gap_fail": 1e-9', write_table(Table([entry()]))),
     ],
 )
 def test_a_file_that_is_none_is_refused_by_its_name(data):
