@@ -46,6 +46,10 @@ class Routers:
         A client that has only just joined may be told of none yet, so it asks again for a while.  Raises why there is
         none in the end.
         """
+        connected = {peer.public_key for peer in self._network.peers()}
+        self._known = [
+            router for router in self._known if router in connected
+        ]  # one that has gone is not dialled again
         if self._clock() - self._as_of_ms < ROUTERS_KNOWN_MS and self._known:
             return self._known
         until = trio.current_time() + LOOK_SECONDS

@@ -136,7 +136,10 @@ class Dht:
         return bool(self._host.own_addresses())
 
     def nearest_known(self, key: bytes) -> list[ID]:
-        return list(self.table.find_local_closest_peers(key, ASKED_AT_ONCE))
+        """Whom to ask first: connected ones answer at once, of the others some may be gone."""
+        known = self.table.find_local_closest_peers(key, CLOSEST_PEERS)
+        connected = self._host.swarm.connections
+        return sorted(known, key=lambda peer: peer not in connected)[:ASKED_AT_ONCE]
 
     # --- asking --------------------------------------------------------------------------------------------------
 

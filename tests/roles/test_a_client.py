@@ -79,3 +79,18 @@ async def test_a_router_that_is_gone_keeps_nobody_waiting(autojump_clock, monkey
         monkeypatch.setattr(client.network, "connect", hang)
         with trio.fail_after(OTHERS_SECONDS + 3):
             assert (await client.generate("go", model="fake").wait()).text == FAKE_TEXT
+
+
+async def test_a_known_router_that_has_gone_is_not_asked_again(autojump_clock):
+    async with open_world() as world:
+        await world.orchestrator()
+        await world.router("first")
+        client = await world.client()
+        await world.settle_down()
+        assert (await client.generate("go", model="fake").wait()).router == identity("first").peer_id
+        await world.router("second")
+        await world.settle_down()
+        await client.network.connect(identity("second").peer_id)
+        world.mesh.kill(identity("first").peer_id)
+
+        assert await client._routers.nearest() == [identity("second").public_key]
