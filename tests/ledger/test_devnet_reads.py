@@ -172,7 +172,7 @@ async def test_what_is_no_stream_is_named_so(node: Node) -> None:
     assert_refused(await node.http.get(f"{path}/{STORE}/nothing"), 404, "struct_field_not_found", None)
     assert_refused(await node.http.get(f"{path}/{STORE}/frozen"), 400, "invalid_input", None)
     assert_refused(await node.http.get(f"{path}/0x1::a::B/field"), 404, "resource_not_found", None)
-    assert_refused(await node.http.get(f"{path}/x"), 400, "invalid_input", None)
+    assert_refused(await node.http.get(f"{path}/x"), 400, "web_framework_error", None)
 
 
 async def test_all_transactions_are_listed_from_the_genesis_on(node: Node) -> None:

@@ -15,8 +15,10 @@ import trio
 from cactus_mesh.ledger.devnet import execution, ledger, shapes, submissions, views
 from cactus_mesh.ledger.devnet.http import BadRequest, Request, Response
 from cactus_mesh.ledger.devnet.queries import (
+    account_in,
     decoded,
     function_name,
+    hash_in,
     number,
     refuse_history,
     required,
@@ -135,7 +137,7 @@ class Api:
                 raise not_found("table_item_not_found", f"Table Item not found by Table handle({handle[:66]})")
             case "GET", "v1", "accounts", account, *rest:
                 refuse_history(request, self._sequencer.version)
-                return 200, await self._account(long_address(account), rest, request)
+                return 200, await self._account(account_in(account), rest, request)
             case "GET", "v1", "transactions", *rest:
                 return 200, await self._transactions(request, rest)
             case "GET", "v1", *rest:
@@ -234,9 +236,9 @@ class Api:
             case []:
                 return await self._sequencer.read(lambda chain, store: ledger.latest(chain, store, request))
             case ["by_hash", wanted]:
-                return await self._by_hash(wanted)
+                return await self._by_hash(hash_in(wanted))
             case ["wait_by_hash", wanted]:
-                return await self._wait_by_hash(wanted)
+                return await self._wait_by_hash(hash_in(wanted))
             case ["by_version", version]:
                 return await self._sequencer.read(lambda _, store: ledger.by_version(store, number(version)))
         raise _nothing_there(request)
@@ -244,7 +246,7 @@ class Api:
     async def _by_hash(self, wanted: str) -> Body:
         found = await self._sequencer.read(lambda chain, store: ledger.by_hash(chain, store, wanted))
         if found is None:
-            raise not_found("transaction_not_found", f"Transaction not found by Transaction hash({wanted[:66]})")
+            raise not_found("transaction_not_found", f"Transaction not found by Transaction hash({wanted})")
         return found
 
     async def _wait_by_hash(self, wanted: str) -> Body:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from cactus_mesh.ledger.devnet.refusals import Refused, bad_input, not_found
-from cactus_mesh.ledger.values import long_address, short_address
+from cactus_mesh.ledger.devnet.refusals import Refused, bad_input, misread, not_found
+from cactus_mesh.ledger.values import BadValue, long_address, short_address
 
 if TYPE_CHECKING:
+    from cactus_mesh.identity import Address
     from cactus_mesh.ledger.devnet.http import Request
 
 T = TypeVar("T")
@@ -18,6 +19,7 @@ T = TypeVar("T")
 DEFAULT_PAGE: Final = 25
 MAX_PAGE: Final = 100
 """Both are a full node's for transactions."""
+_HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
 _ADDRESS: Final = re.compile(r"(?<![\w:])0x[0-9a-fA-F]{1,64}(?=::)")
 
 
@@ -31,15 +33,30 @@ def decoded(body: bytes, kind: type[T], *, strict: bool = True) -> T:
 
 def required(request: Request, name: str) -> str:
     if name not in request.query:
-        raise bad_input(f"the query lacks {name}")
+        raise misread(f"the query lacks {name}")
     return request.query[name]
 
 
 def number(text: str) -> int:
     """A number that fits a signed 64-bit column."""
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise bad_input(f"{text[:40]!r} is not a number")
+        raise misread(f"{text[:40]!r} is not a number")
     return int(text)
+
+
+def account_in(path: str) -> Address:
+    try:
+        return long_address(path)
+    except BadValue as error:
+        raise misread(f"failed to parse path `address`: {str(error)[:200]}") from None
+
+
+def hash_in(path: str) -> str:
+    """A transaction's hash as the ledger writes it."""
+    digits = path.removeprefix("0x")
+    if not _HASH.fullmatch(digits):
+        raise misread(f"failed to parse path `txn_hash`: {path[:70]!r} is not a hash of 64 hex digits")
+    return f"0x{digits.lower()}"
 
 
 def switched(request: Request, name: str) -> bool:

@@ -47,5 +47,10 @@ def bad_input(message: str) -> Refused:
     return Refused(400, "invalid_input", message)
 
 
+def misread(message: str) -> Refused:
+    """A path or a query that a full node's web framework can't read, so that the request never gets to its code."""
+    return Refused(400, "web_framework_error", message)
+
+
 def not_found(error_code: str, message: str) -> Refused:
     return Refused(404, error_code, message)
