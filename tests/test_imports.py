@@ -29,7 +29,7 @@ HOME_OF = {
 
 ADAPTERS = ("net", "engine", "ledger")
 FOUNDATION = {"errors", "identity", "messages"}
-BELOW_ADAPTERS = FOUNDATION | {"config", "ports", "concurrency", "clock", "core"}
+BELOW_ADAPTERS = FOUNDATION | {"config", "ports", "concurrency", "clock", "files", "core"}
 SHELLS = {
     "authorised",
     "directory",
@@ -104,7 +104,7 @@ def test_every_module_has_its_place():
     on_top = {"__init__", "__main__", "node", "cli", "demo", "control", "lifetime", "terminal", "processes"}
     on_top |= {"portal", "aio", "sync", "gateway", "doctor", "known", "service", "snapshot", "visit"}
     on_top |= {"calibration"}
-    known = BELOW_ADAPTERS | {"files"} | set(ADAPTERS) | SHELLS | on_top | {"testing"}
+    known = BELOW_ADAPTERS | set(ADAPTERS) | SHELLS | on_top | {"testing"}
     assert {part_of(name) for name in FILES} == known
 
 
