@@ -12,7 +12,8 @@ from benchmarks.report import Measurement, Target
 from tests.contracts.toolchain import toolchain
 from tests.contracts.vm import build, open_vm
 from tests.ledger.differential import Mismatch, compare
-from tests.ledger.operations import CHAIN_ID, START
+from tests.ledger.operation import START
+from tests.ledger.operations import CHAIN_ID
 
 OPERATIONS: Final = 10_000
 TARGETS: Final = (

@@ -9,7 +9,8 @@ import pytest
 
 from tests.contracts.toolchain import REQUIRED, Toolchain, ToolchainMissing, toolchain
 from tests.contracts.vm import MoveVm, build, open_vm
-from tests.ledger.operations import CHAIN_ID, START
+from tests.ledger.operation import START
+from tests.ledger.operations import CHAIN_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,8 @@ from cactus_mesh.ledger.contract import ENTRY_TYPES, MODULE, VIEW_TYPES
 from cactus_mesh.ledger.rules import Abort, State, Tx
 from cactus_mesh.ledger.rules.state import SlashKey, TaskKey, vault
 from tests.contracts.vm import CONTRACT, MoveAbort, MoveVm
-from tests.ledger.operations import ACCOUNTS, CHAIN_ID, START, Operation, Writer
+from tests.ledger.operation import START, Operation
+from tests.ledger.operations import ACCOUNTS, CHAIN_ID, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cactus_mesh.core.settlement import NOBODY, OperatorConsent, SettlementClaim, TaskConsent
@@ -10,6 +10,7 @@ from cactus_mesh.identity import Address, Identity
 from cactus_mesh.ledger.rules.params import BOUNDS, Params, values_of
 from cactus_mesh.ledger.rules.state import TaskKey
 from tests.contracts.vm import CONTRACT
+from tests.ledger.operation import START, Operation
 from tests.ledger.world import COIN, person, task_id
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from cactus_mesh.ledger.rules.state import State
 
 CHAIN_ID: Final = 203
-START: Final = 1_800_000_000
 ADMIN: Final = CONTRACT
 ROUTERS: Final = (person("router"), person("other router"))
 OPERATORS: Final = tuple(map(person, ("orchestrator", "delegate", "spare operator", "another operator")))
@@ -31,31 +31,6 @@ ACCOUNTS: Final = (ADMIN, *_KEYS)
 TASKS: Final = 12
 YEARS: Final = 10**9
 U64_MAX: Final = 2**64 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One call of an entry or a view, or a gift of the faucet ("mint")."""
-
-    sender: Address
-    now: int
-    entry: str
-    arguments: tuple[Any, ...]
-    tasks: tuple[TaskKey, ...] = ()
-
-    def __str__(self) -> str:
-        shown = ", ".join(_short(each) for each in self.arguments)
-        return f"at {self.now - START:+} {self.sender[:8]} {self.entry}({shown})"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, bytes):
-        return f"{value.hex()[:8]}({len(value)})"
-    if isinstance(value, str):
-        return value[:8]
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_short(each) for each in value) + "]"
-    return str(value)
 
 
 Calls = list[tuple[str, str, tuple[Any, ...], tuple[TaskKey, ...]]]
@@ -72,8 +47,8 @@ class Writer:
         self._furnished = False
         self._kinds: list[tuple[Callable[[], Calls], int]] = [
             (self._settle, 22), (self._create, 14), (self._complete, 12), (self._end, 8), (self._dispute, 22),
-            (self._equivocation, 4), (self._stake, 14), (self._operator, 3), (self._register, 3), (self._client, 8),
-            (self._deposit, 5), (self._servers, 3), (self._admin, 4), (self._view, 6),
+            (self._equivocation, 4), (self._stake, 13), (self._leave, 2), (self._operator, 3), (self._register, 3),
+            (self._client, 8), (self._deposit, 5), (self._servers, 3), (self._admin, 4), (self._view, 6),
         ]  # fmt: skip
 
     def next(self) -> Iterator[Operation]:
@@ -133,12 +108,12 @@ class Writer:
         return self.rng.choice(options)
 
     def _amount(self, most: int = 12 * COIN) -> int:
-        return self._one(0, 1, COIN, U64_MAX, *[self.rng.randint(0, most) for _ in range(6)])
+        return self.rng.choice((0, 1, COIN, U64_MAX, *[self.rng.randint(0, most) for _ in range(6)]))
 
     def _worker(self) -> Identity:
         """Usually one that is registered."""
         known = [each for each in OPERATORS if each.address in self.state.orchestrators]
-        return self._one(*known) if known and self._well(0.9) else self._one(*OPERATORS)
+        return self.rng.choice(known if known and self._well(0.9) else OPERATORS)
 
     def _bytes(self, good: bytes) -> bytes:
         return good if self._well(0.96) else self._one(b"", b"short", good + b"x")
@@ -149,7 +124,8 @@ class Writer:
     def _signature(self, signer: Identity, message: bytes) -> bytes:
         if self._well(0.94):
             return signer.sign(message)
-        return self._one(b"", bytes(64), b"\xff" * 64, self._one(*PEOPLE).sign(message), signer.sign(message)[:-1])
+        other = self.rng.choice(PEOPLE).sign(message)
+        return self.rng.choice((b"", bytes(64), b"\xff" * 64, other, signer.sign(message)[:-1]))
 
     def _owner(self, operator: Identity) -> str:
         record = self.state.orchestrators.get(operator.address)
@@ -218,6 +194,19 @@ class Writer:
         times = 9 if entry == "request_unstake" and self.rng.random() < 0.04 else 1
         return [(self._owner(operator), entry, (operator.address, *(amount if times == 1 else (1,))), ())] * times
 
+    def _leave(self) -> Calls:
+        """Unbond all, or settle work about when what answers for it stops staying for a whole dispute window."""
+        records, window = self.state.orchestrators, self.state.params.dispute_window_seconds
+        dues = [(_KEYS[key], due.release_at - window) for key, each in records.items() for due in each.unbonding]
+        leaving = [(operator, last) for operator, last in dues if last >= self.now]
+        if leaving and self._well(0.5):
+            operator, last = self._one(*leaving)
+            self.now = max(self.now, last + self._one(-1, 0, 0, 1))
+            return self._settle(operator)
+        operator = self._worker()
+        stake = records[operator.address].stake if operator.address in records else 1
+        return [(self._owner(operator), "request_unstake", (operator.address, stake), ())]
+
     def _client(self) -> Calls:
         client = self._one(*CLIENTS, self._one(*PEOPLE))
         if self.rng.random() < 0.1:
@@ -266,7 +255,7 @@ class Writer:
         return claim, self._signature(operator, claim.to_bcs())
 
     def _price(self) -> int:
-        return self._one(0, 1, 10_000, 10_000, 20_000, COIN // 4, COIN, 3 * COIN, U64_MAX)
+        return self.rng.choice((0, 1, 10_000, 10_000, 20_000, COIN // 4, COIN, 3 * COIN, U64_MAX))
 
     def _create(self) -> Calls:
         router, client = self._one(*ROUTERS), self._one(*CLIENTS)
@@ -306,13 +295,13 @@ class Writer:
         sender = router.address if entry == "fail_task" and self._well(0.95) else self._somebody()
         return [(sender, entry, tuple(key), (key,))]
 
-    def _settle(self) -> Calls:
+    def _settle(self, worker: Identity | None = None) -> Calls:
         router = self._one(*ROUTERS)
         count = self._one(1, 1, 2, 3, 5, *([50, 51, 0] if self.rng.random() < 0.03 else []))
         rows, keys = [], []
         for _ in range(count):
             client, number = self._one(*CLIENTS), self.rng.randint(1, TASKS)
-            operator = self._worker()
+            operator = worker or self._worker()
             consent, consent_signature = self._consent(client, router, number, self._price())
             claim, claim_signature = self._claim(client.address, router, number, operator)
             given = consent.task_id if self._well(0.98) else b""

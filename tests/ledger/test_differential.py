@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.contracts.vm import MoveVm
-    from tests.ledger.operations import Operation
+    from tests.ledger.operation import Operation
 
 ALL_OPERATIONS = 10_000
 OPERATIONS = int(os.environ.get("CACTUS_DIFFERENTIAL_OPERATIONS", ALL_OPERATIONS if REQUIRED else 1_000))
