@@ -43,8 +43,10 @@ FIRST_LOOK_SECONDS: Final = 2.0
 """Between looks into the DHT while nobody is known; later as seldom as heartbeats come."""
 STANDING_MS: Final = 30_000
 """How old a standing on the ledger may be before an advert has it read again."""
-SILENT_MS: Final = 60_000
-"""How long a peer that gave no advert is left alone; the DHT names dead providers for up to two days."""
+FIRST_SILENT_MS: Final = 10_000
+SILENT_MS: Final = 300_000
+"""How long a peer that gave no advert is left alone, at first and, doubled each time, at most: the DHT names dead
+providers for a while, but one that has only just joined, or a relay that is busy, deserves another try soon."""
 UPKEEP_SECONDS: Final = 1.0
 PEERS_TO_EXAMINE: Final = 1_024
 """Waiting for a look at the ledger; beyond that a peer's next advert brings it back."""
@@ -87,7 +89,8 @@ class Directory:
         self._rng = random.Random()
         self._standings: OrderedDict[PublicKey, tuple[OrchestratorView | None, int]] = OrderedDict()
         self._pending: OrderedDict[PublicKey, Sealed[Advert]] = OrderedDict()
-        self._silent: dict[PeerId, int] = {}
+        self._silent: dict[PeerId, tuple[int, int]] = {}
+        """Until when, and for how long, a peer is left alone."""
         self._rtts: dict[PublicKey, float] = {}
         self._under_way: dict[PublicKey, int] = {}
         self._full: dict[PublicKey, int] = {}
@@ -241,8 +244,9 @@ class Directory:
             log.info("cannot look for orchestrators", extra={"code": error.code})
             return []
         now_ms = self._clock()
-        self._silent = {peer: until for peer, until in self._silent.items() if until > now_ms}
-        return [peer for peer in found[:PEERS_TO_EXAMINE] if peer not in self._silent and self._is_stranger(peer)]
+        self._silent = {peer: known for peer, known in self._silent.items() if known[0] > now_ms - SILENT_MS}
+        due = [peer for peer in found[:PEERS_TO_EXAMINE] if self._silent.get(peer, (0, 0))[0] <= now_ms]
+        return [peer for peer in due if self._is_stranger(peer)]
 
     def _is_stranger(self, peer: PeerId) -> bool:
         try:
@@ -257,8 +261,10 @@ class Directory:
                     raw = await self._network.ask(peer, ADVERT_METHOD, b"")
         except (MeshError, trio.TooSlowError) as error:
             log.info("no advert from a peer", extra={"peer": peer, "why": getattr(error, "code", "timeout")})
-            self._silent[peer] = self._clock() + SILENT_MS
+            pause = min(2 * self._silent[peer][1], SILENT_MS) if peer in self._silent else FIRST_SILENT_MS
+            self._silent[peer] = (self._clock() + pause, pause)
             return
+        self._silent.pop(peer, None)
         self.hear(raw)
 
     async def _examine(self) -> None:
