@@ -300,8 +300,10 @@ def _all_cheats(bench: Bench) -> list[tuple[str, str, Callable[[Task], Awaitable
 
     def changed(change: Callable[[Signed], Signed | None]) -> Callable[[Task], Awaitable[Signed | None]]:
         async def prove(task: Task) -> Signed | None:
-            made = change(await bench.make(task))
-            return None if made is None else await cheats.forged(bench.true, bench.model, made)
+            honest = await bench.make(task)
+            made = change(honest)
+            harmless = made is None or made.token_ids == honest.token_ids
+            return None if made is None or harmless else await cheats.forged(bench.true, bench.model, made)
 
         return prove
 
