@@ -107,6 +107,7 @@ def test_unbondings_are_bounded_in_number_and_amount(world: World) -> None:
 
 
 def test_frozen_stake_can_neither_leave_nor_change_hands_nor_take_tasks(world: World) -> None:
+    world.do(ORCHESTRATOR, "add_stake", OPERATOR, 1)
     world.do(ORCHESTRATOR, "request_unstake", OPERATOR, 1)
     world.now += Params().unbonding_seconds
     world.settle(settlement())
@@ -114,7 +115,6 @@ def test_frozen_stake_can_neither_leave_nor_change_hands_nor_take_tasks(world: W
     assert world.refuses(ORCHESTRATOR, "withdraw_stake", OPERATOR) == codes.FROZEN
     change = (OPERATOR, NEW_KEY.public_key, operator_signature(NEW_KEY, ORCHESTRATOR))
     assert world.refuses(ORCHESTRATOR, "set_operator", *change) == codes.FROZEN
-    world.do(ORCHESTRATOR, "add_stake", OPERATOR, COIN)
     assert world.refuses(person("router"), "create_task", *world.create_arguments(2)) == codes.FROZEN
 
 
