@@ -11,7 +11,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +21,9 @@ import trio
 from benchmarks import _audit_cheats as cheats
 from benchmarks import _audit_models as models
 from benchmarks._audit_cheats import Signed, Task
-from benchmarks.report import Measurement, Target, median
+from benchmarks._audit_costs import costs, environment, run
+from benchmarks.report import Measurement, Target
 from cactus_mesh.calibration import SHIPPED
-from cactus_mesh.core.draws import AuditPolicy
 from cactus_mesh.core.suspicion import Suspicion
 from cactus_mesh.core.thresholds import read_table
 from cactus_mesh.engine import EngineSettings, open_engine
@@ -124,7 +123,7 @@ def measure() -> Measurement:
 async def _measure() -> Measurement:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        await _run(models.__name__, "make", name)
+        await run(models.__name__, "make", name)
         async with AsyncExitStack() as stack:
             folders = [str(folder / each) for each in models.MODELS]
             true = await stack.enter_async_context(open_engine(["selftest"], EngineSettings(slots=32, threads=1)))
@@ -141,11 +140,11 @@ async def _measure() -> Measurement:
             bench = Bench(true, second, cheap, thresholds)
             honest, doubts, alarms = await _honest(bench)
             rows = [*honest, *await _cheat(bench)]
-        costs = await _costs(folder)
+        spent = await costs(folder, SEED, WORDS, RUNS)
     gross = [row for row in rows if row["kind"] == "gross"]
     subtle = [row for row in rows if row["kind"] == "subtle"]
     figures = {
-        **costs,
+        **spent,
         "honest": float(sum(_number(row, "answers") for row in honest)),
         "false_alarms": float(alarms),
         "honest_doubts": float(doubts),
@@ -160,14 +159,6 @@ def _number(row: dict[str, object], key: str) -> float:
     value = row[key]
     assert isinstance(value, int | float)
     return value
-
-
-async def _run(module: str, *arguments: str) -> None:
-    await trio.run_process([sys.executable, "-m", module, *arguments], env=_environment())
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 # --- honest work -----------------------------------------------------------------------------------------------------
@@ -243,7 +234,7 @@ def _plain_in_a_process(kind: str, asked: Sequence[Task]) -> list[Signed]:
 
 @contextmanager
 def _process(command: Sequence[str]) -> Iterator[Callable[[dict[str, object]], dict[str, list[float]]]]:
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment())
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
     assert process.stdin is not None
     assert process.stdout is not None
     asking, answering = process.stdin, process.stdout
@@ -378,52 +369,3 @@ def _all_cheats(bench: Bench) -> list[tuple[str, str, Callable[[Task], Awaitable
         ("bf16, all else forged", "subtle", forged("bf16"), True),
         ("int8, all else forged", "subtle", forged("int8"), True),
     ]  # fmt: skip
-
-
-# --- what it costs ---------------------------------------------------------------------------------------------------
-
-
-async def _costs(folder: Path) -> dict[str, float]:
-    """On the engine benchmark's model of 16 million parameters: 64 tokens in, 64 out, float32, greedy."""
-    place = str(folder / "llama-16m")
-    await _run("benchmarks._engine_model", "make", place)
-    rng = random.Random(SEED)
-    shares: dict[int, list[float]] = {1: [], 32: []}
-    async with open_engine([place], EngineSettings(slots=32, threads=1)) as engine:
-        for _ in range(RUNS):
-            for at_once, found in shares.items():
-                found.append(await _share(engine, rng, at_once))
-    rate = AuditPolicy().floor
-    return {
-        "replay_share": median(shares[1]),
-        "replay_share_32": median(shares[32]),
-        "amortised_share": rate * median(shares[1]),
-        "amortised_share_32": rate * median(shares[32]),
-    }
-
-
-async def _share(engine: Engine, rng: random.Random, at_once: int) -> float:
-    """Seconds for *at_once* replays beside each other, over those for making the answers."""
-    model, sampling = engine.models[0], Sampling(max_tokens=64)
-    asked = [
-        Task(Generate(" ".join([str(rng.randrange(10**6)), *rng.choices(WORDS, k=30)])), sampling, rng.randbytes(32))
-        for _ in range(at_once)
-    ]
-    made: list[Signed] = []
-
-    async def make(task: Task) -> None:
-        made.append(await cheats.honest(engine, model, task))
-
-    async def again(answer: Signed) -> None:
-        task = answer.task
-        await engine.replay(model.digest, task.work, task.sampling, task.seed, answer.token_ids)
-
-    began = time.perf_counter()
-    async with trio.open_nursery() as nursery:
-        for task in asked:
-            nursery.start_soon(make, task)
-    half_way = time.perf_counter()
-    async with trio.open_nursery() as nursery:
-        for answer in made:
-            nursery.start_soon(again, answer)
-    return (time.perf_counter() - half_way) / (half_way - began)

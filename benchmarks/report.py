@@ -70,4 +70,16 @@ def as_table(name: str, measurement: Measurement, targets: Sequence[Target]) -> 
         bound = f"target {target.relation} {target.bound:g}" if target and target.bound is not None else ""
         mark = {True: "reached", False: "MISSED", None: ""}[target.reached(value) if target else None]
         lines.append(f"  {key:24} {value:12.3f}  {bound:18} {mark:8} {target.meaning if target else ''}".rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, *_rows(measurement.rows)])
+
+
+def _rows(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """In columns, under the names of the first row's keys."""
+    if not rows:
+        return []
+    table = [list(rows[0]), *([str(row.get(key, "")) for key in rows[0]] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "",
+        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table),
+    ]

@@ -22,21 +22,8 @@ P = ParamSpec("P")
 
 
 ORDER: Final = (
-    *(
-        "demo",
-        "run",
-        "ask",
-        "gateway",
-        "doctor",
-        "status",
-        "peers",
-        "ping",
-        "service",
-        "id",
-        "keygen",
-        "models",
-        "network",
-    ),
+    *("demo", "run", "ask", "gateway", "doctor", "status", "peers", "ping"),
+    *("service", "id", "keygen", "models", "network"),
     *("devnet", "fund", "balance", "deposit", "withdraw", "claim", "stake", "unstake"),
     *("operator-consent", "set-operator", "register", "authorize", "revoke", "calibrate", "audits"),
     *("dispute", "admin", "deploy"),
