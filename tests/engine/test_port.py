@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -183,18 +184,13 @@ def test_the_iterator_ends_after_the_finish(run: Run[None]) -> None:
 
 
 def test_beyond_its_slots_it_is_busy_and_leaving_a_block_frees_the_slot(run: Run[None]) -> None:
-    async def hold(engine: Engine, depth: int) -> None:
-        if depth == 0:
-            with pytest.raises(Busy):
-                await make(engine)
-            return
-        async with engine.generate(engine.models[0].digest, QUESTION, ENDLESS, SEED) as events:
-            await anext(events)
-            await hold(engine, depth - 1)
-
     async def scenario(engine: Engine) -> None:
         for _ in range(3):
-            await hold(engine, engine.slots)
+            async with AsyncExitStack() as stack:
+                for _ in range(engine.slots):  # admitted within moments, long before the first comes to its end
+                    await stack.enter_async_context(engine.generate(engine.models[0].digest, QUESTION, ENDLESS, SEED))
+                with pytest.raises(Busy):
+                    await make(engine)
         assert (await make(engine)).finish.finish == "stop"
 
     run(scenario)
