@@ -6,16 +6,14 @@ it can be named to the command line again.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cactus_mesh.core.holdings import TaskName
-from cactus_mesh.errors import StateMalformed
+from cactus_mesh.database import open_database
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -25,8 +23,6 @@ VERSION: Final = 1
 MAX_SERVED: Final = 50_000
 """Tasks that an orchestrator may still be asked about: half a day at one a second, about 10 MB."""
 TRIM_EVERY: Final = 1_000
-BUSY_SECONDS: Final = 5.0
-"""How long one process of this home waits for another's write, which takes microseconds."""
 _SCHEMA: Final = """
 CREATE TABLE asked (
     client TEXT NOT NULL, task_id BLOB NOT NULL, expires_at INTEGER NOT NULL, PRIMARY KEY (client, task_id)
@@ -56,38 +52,9 @@ def open_book(path: Path | None) -> Iterator[Book]:
 
     Raises `StateMalformed` for a file that is no book, or one of a newer version.
     """
-    if path is not None:
-        _make_private(path)
-    with contextlib.closing(
-        sqlite3.connect(path or ":memory:", isolation_level=None, timeout=BUSY_SECONDS)
-    ) as database:
-        try:
-            _prepare(database)
-        except sqlite3.DatabaseError as error:
-            raise StateMalformed(
-                f"{path} cannot be read as this home's book of tasks and stakes ({error}); move it away and try again"
-            ) from None
+    what = "this home's book of tasks and stakes"
+    with open_database(path, _SCHEMA, VERSION, what=what, remedy="try again") as database:
         yield Book(database)
-
-
-def _make_private(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-
-
-def _prepare(database: sqlite3.Connection) -> None:
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=NORMAL")
-    database.execute("BEGIN IMMEDIATE")  # another process may be making the same tables
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        for statement in _SCHEMA.split(";"):
-            database.execute(statement)
-        database.execute(f"PRAGMA user_version={VERSION}")
-    database.execute("COMMIT")
-    if version > VERSION:
-        raise sqlite3.DatabaseError(f"it was written by a newer version, {version} after {VERSION}; update cactus-mesh")
 
 
 class Book:

@@ -5,9 +5,6 @@ Evidence is written before a dispute is opened with its hash, so that an arbiter
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
 import struct
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,10 +12,11 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from cactus_mesh.core.exhibits import MAX_EXHIBITS
 from cactus_mesh.core.suspicion import RATES, Suspicion
-from cactus_mesh.errors import StateMalformed
+from cactus_mesh.database import open_database
 from cactus_mesh.identity import PublicKey
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -29,7 +27,6 @@ MAX_RECORDS: Final = 100_000
 """Of orchestrators and models, some 150 bytes each; who was audited longest ago begins anew."""
 MAX_CASES: Final = 10_000
 """The oldest that wait for nothing make room; a case is some kilobytes, at most a few megabytes."""
-BUSY_SECONDS: Final = 5.0
 _SCHEMA: Final = """
 CREATE TABLE records (
     orchestrator BLOB NOT NULL, model BLOB NOT NULL, passed INTEGER NOT NULL, levels BLOB NOT NULL,
@@ -80,31 +77,9 @@ class Case:
 @contextmanager
 def open_dossier(path: Path | None) -> Iterator[Dossier]:
     """The dossier at *path*, or one in memory.  Raises `StateMalformed` for a file that is none or is newer."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-    with contextlib.closing(
-        sqlite3.connect(path or ":memory:", isolation_level=None, timeout=BUSY_SECONDS)
-    ) as database:
-        try:
-            _prepare(database)
-        except sqlite3.DatabaseError as error:
-            raise StateMalformed(
-                f"{path} cannot be read as this router's audits ({error}); move it away and restart: the evidence of "
-                "open disputes in it is lost with it"
-            ) from None
+    remedy = "restart: the evidence of open disputes in it is lost with it"
+    with open_database(path, _SCHEMA, VERSION, what="this router's audits", remedy=remedy) as database:
         yield Dossier(database)
-
-
-def _prepare(database: sqlite3.Connection) -> None:
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=NORMAL")
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version > VERSION:
-        raise sqlite3.DatabaseError(f"it was written by a newer version, {version} after {VERSION}; update cactus-mesh")
-    if version == 0:
-        database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
 
 
 class Dossier:

@@ -8,9 +8,6 @@ survives the end of the process; that of the operating system may lose the last 
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -18,9 +15,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from cactus_mesh.core.settlement import Settlement, SettlementClaim, TaskConsent
+from cactus_mesh.database import open_database
 from cactus_mesh.errors import StateMalformed
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -85,35 +84,16 @@ def open_journal(path: Path | None, *, now: int) -> Iterator[Journal]:
 
     Raises `StateMalformed` for a file that is no journal, or one of a newer version.
     """
-    if path is not None:
-        _make_private(path)
-    with contextlib.closing(sqlite3.connect(path or ":memory:", isolation_level=None)) as database:
-        try:
-            _prepare(database)
-        except sqlite3.DatabaseError as error:
-            raise StateMalformed(
-                f"{path} cannot be read as this router's journal ({error}); move it away and restart: finished tasks "
-                "in it that were not settled yet are lost with it"
-            ) from None
+    with open_database(
+        path,
+        _SCHEMA,
+        VERSION,
+        what="this router's journal",
+        remedy="restart: finished tasks in it that were not settled yet are lost with it",
+    ) as database:
         journal = Journal(database)
         journal.forget(now)
         yield journal
-
-
-def _make_private(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-
-
-def _prepare(database: sqlite3.Connection) -> None:
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=NORMAL")
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version > VERSION:
-        raise sqlite3.DatabaseError(f"it was written by a newer version, {version} after {VERSION}; update cactus-mesh")
-    if version == 0:
-        database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
 
 
 class Journal:

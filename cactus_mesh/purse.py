@@ -6,20 +6,18 @@ somebody had begun to work counts in full until the ledger can take its consent 
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from cactus_mesh.errors import DuplicateTask, PriceOverBudget, StateMalformed
+from cactus_mesh.database import open_database
+from cactus_mesh.errors import DuplicateTask, PriceOverBudget
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
 
 VERSION: Final = 1
-BUSY_SECONDS: Final = 5.0
 DAY_SECONDS: Final = 86_400
 KEPT_DAYS: Final = 32
 """For whoever wants to know what a month has cost."""
@@ -39,34 +37,8 @@ def open_purse(path: Path | None, client: str, *, per_task: int = 0, per_day: in
 
     Raises `StateMalformed` for a file that is no purse, or one of a newer version.
     """
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-    with contextlib.closing(
-        sqlite3.connect(path or ":memory:", isolation_level=None, timeout=BUSY_SECONDS)
-    ) as database:
-        try:
-            _prepare(database)
-        except sqlite3.DatabaseError as error:
-            raise StateMalformed(
-                f"{path} cannot be read as this home's purse ({error}); move it away and try again"
-            ) from None
+    with open_database(path, _SCHEMA, VERSION, what="this home's purse", remedy="try again") as database:
         yield Purse(database, client, per_task, per_day)
-
-
-def _prepare(database: sqlite3.Connection) -> None:
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=NORMAL")
-    database.execute("BEGIN IMMEDIATE")  # another process may be making the same table
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        for statement in _SCHEMA.split(";"):
-            database.execute(statement)
-        database.execute(f"PRAGMA user_version={VERSION}")
-    database.execute("COMMIT")
-    if version > VERSION:
-        raise sqlite3.DatabaseError(f"it was written by a newer version, {version} after {VERSION}; update cactus-mesh")
 
 
 class Purse:

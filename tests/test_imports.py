@@ -29,7 +29,7 @@ HOME_OF = {
 
 ADAPTERS = ("net", "engine", "ledger")
 FOUNDATION = {"errors", "identity", "messages"}
-BELOW_ADAPTERS = FOUNDATION | {"config", "ports", "concurrency", "clock", "files", "core"}
+BELOW_ADAPTERS = FOUNDATION | {"config", "ports", "concurrency", "clock", "files", "database", "core"}
 SHELLS = {
     "authorised",
     "directory",
@@ -137,7 +137,9 @@ def test_the_core_sees_ports_as_types_only(name):
     assert any("cactus_mesh.ports" in line for line in guarded)
 
 
-@pytest.mark.parametrize("name", modules_of(*FOUNDATION, "ports", "config", "concurrency", "clock", "files"))
+@pytest.mark.parametrize(
+    "name", modules_of(*FOUNDATION, "ports", "config", "concurrency", "clock", "files", "database")
+)
 def test_what_lies_below_knows_nothing_of_what_lies_above(name):
     above = set(ADAPTERS) | SHELLS | {"node", "gateway", "cli", "demo", "testing"}
     assert parts(name) & above == set()
