@@ -198,9 +198,9 @@ async def _key(patient: Patient) -> Finding:
 
 
 def _port(patient: Patient) -> Finding:
+    from cactus_mesh.adapters import DEFAULT_PORT
     from cactus_mesh.net.addresses import parse_address
     from cactus_mesh.net.sockets import listen_on
-    from cactus_mesh.node import DEFAULT_PORT
 
     if patient.running is not None:
         held = dict.fromkeys(

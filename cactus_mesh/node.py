@@ -5,16 +5,19 @@ Opens engine → network → ledger → roles and leaves in reverse order, so th
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-import trio
-
-from cactus_mesh import __version__
+from cactus_mesh.adapters import (
+    client_listen,
+    default_listen,
+    first_connection,
+    identity_at,
+    open_chain,
+    open_mesh,
+    open_models,
+)
 from cactus_mesh.auditing import AuditMeans
 from cactus_mesh.book import open_book
 from cactus_mesh.calibration import known_thresholds
@@ -28,37 +31,28 @@ from cactus_mesh.core.serving import Load
 from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
 from cactus_mesh.dossier import open_dossier
-from cactus_mesh.errors import KeyFileExists, NoBootstrap
 from cactus_mesh.herald import Herald
-from cactus_mesh.identity import Address, Identity, create_key_file, load_key_file
 from cactus_mesh.journal import open_journal
 from cactus_mesh.known import require_way_in, with_known_peers, with_neighbours
-from cactus_mesh.messages import VERSION, Hello
 from cactus_mesh.orchestrator import offers_of, open_orchestrator
 from cactus_mesh.router import open_router
 from cactus_mesh.snapshot import network_snapshot, peer_snapshot, ping, try_punch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+
+    import trio
 
     from cactus_mesh.book import Book
     from cactus_mesh.client import Client
     from cactus_mesh.config import Config
-    from cactus_mesh.messages import ModelOffer, Role
+    from cactus_mesh.identity import Identity
+    from cactus_mesh.messages import ModelOffer
     from cactus_mesh.net.network import MeshNetwork
     from cactus_mesh.orchestrator import Orchestrator
     from cactus_mesh.ports import Engine, Ledger
     from cactus_mesh.router import Router
-
-DEFAULT_PORT: Final = 4101
-"""Tried first when the user names no address: a port that stays the same is easier to reach and to remember."""
-_ANYWHERE: Final = ("/ip4/0.0.0.0", "/ip6/::")
-JOIN_SECONDS: Final = 10.0
-"""How long a client waits for its first connection before it says that nobody answers."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +143,6 @@ def _audits_with_an_engine(config: Config) -> bool:
     return config.audit.engine and "router" in config.roles
 
 
-def identity_at(home: Home) -> Identity:
-    """The key of this home; a new one on first use."""
-    if not home.key_file.exists():
-        with suppress(KeyFileExists):  # another process of this home was first
-            create_key_file(home.key_file, Identity.generate())
-            log.info("made a new key", extra={"path": str(home.key_file)})
-    return load_key_file(home.key_file)
-
-
 # --- a node ------------------------------------------------------------------------------------------------------
 
 
@@ -171,14 +156,14 @@ async def open_node(config: Config, home: Home, *, engine: Engine | None = None)
     """
     identity = identity_at(home)
     config = with_known_peers(config, home, wall_clock() / 1_000)
-    listen = config.listen or _default_listen()
+    listen = config.listen or default_listen()
     if "bootstrap" not in config.roles:
         config = await with_neighbours(config, home, listen)
     async with AsyncExitStack() as stack:
         if engine is None and ("orchestrator" in config.roles or _audits_with_an_engine(config)):
-            engine = await stack.enter_async_context(_engine(config, home))
+            engine = await stack.enter_async_context(open_models(config, home))
         book = stack.enter_context(open_book(home.book_file))
-        ledger = await stack.enter_async_context(_ledger(config))
+        ledger = await stack.enter_async_context(open_chain(config))
         network = await stack.enter_async_context(open_mesh(identity, config, home, config.roles, listen))
         services = await stack.enter_async_context(open_service_nursery())
         yield await _Roles(stack, services, identity, config, home, network, ledger, book, engine).open()
@@ -313,8 +298,8 @@ async def open_client(
     identity = identity_at(place)
     with open_book(place.book_file) as book:
         async with (
-            _ledger(config) as open_ledger,
-            open_mesh(identity, config, place, ("client",), _client_listen()) as open_network,
+            open_chain(config) as open_ledger,
+            open_mesh(identity, config, place, ("client",), client_listen()) as open_network,
             open_service_nursery() as services,
         ):
             await first_connection(open_network)
@@ -343,99 +328,3 @@ async def open_client_beside(node: Node, home: Home) -> AsyncIterator[Client]:
             purse_file=home.purse_file,
         ) as client:
             yield client
-
-
-async def first_connection(network: MeshNetwork) -> None:
-    """Wait until somebody answers, and say who was tried when nobody does."""
-    with trio.move_on_after(JOIN_SECONDS):
-        async with network.watch() as arrivals:
-            if not network.peers():
-                await arrivals.receive()
-            return
-    tried = "; ".join(f"{address}: {why}" for address, why in network.status().attempts.items())
-    raise NoBootstrap(f"no bootstrap peer answers ({tried or 'none was known'}); check that it runs and its address")
-
-
-# --- adapters ----------------------------------------------------------------------------------------------------
-# Imported where they are opened: libp2p and aptos_sdk take a second that `cactus-mesh --help` should not.
-
-
-def _ledger(config: Config) -> AbstractAsyncContextManager[Ledger]:
-    from cactus_mesh.ledger.client import open_ledger
-
-    return open_ledger(config.ledger, Address(config.contract), config.chain_id)
-
-
-def _engine(config: Config, home: Home) -> AbstractAsyncContextManager[Engine]:
-    chosen = config.engine
-    if chosen.kind == "openai":
-        from cactus_mesh.engine.upstream import open_upstream
-
-        return open_upstream(config.models, chosen.url, key=chosen.key, slots=chosen.slots)
-    from cactus_mesh.engine import EngineSettings, open_engine
-    from cactus_mesh.engine.library import Library
-
-    words, expected = Library(home.models_file).words(config.models, chosen.dtype)
-    settings = EngineSettings(
-        slots=chosen.slots,
-        threads=chosen.threads,
-        device=chosen.device,
-        dtype=chosen.dtype,
-        cache_mib=chosen.cache_mib,
-        expected=expected,
-        allow_download=chosen.allow_download,
-    )
-    return open_engine(words, settings)
-
-
-def open_mesh(
-    identity: Identity, config: Config, home: Home, roles: Sequence[Role], listen: Sequence[str]
-) -> AbstractAsyncContextManager[MeshNetwork]:
-    from cactus_mesh.net import NetworkSettings, open_network
-
-    serves = tuple(roles) != ("client",)  # nobody looks for a client
-    settings = NetworkSettings(
-        listen=tuple(listen),
-        bootstrap=config.bootstrap,
-        known_peers_file=home.peers_file,
-        serve_dht=serves,
-        serve_relay="relay" in roles,
-        relays=config.relays if serves or listen else "never",
-        mdns=config.mdns and serves,
-    )
-    hello = Hello(
-        network=config.network,
-        chain_id=config.chain_id,
-        contract=bytes.fromhex(config.contract.removeprefix("0x")),
-        version=VERSION,
-        roles=list(roles),
-        agent=f"cactus-mesh/{__version__}",
-    )
-    return open_network(identity, settings, hello)
-
-
-def _default_listen(port: int = DEFAULT_PORT) -> tuple[str, ...]:
-    """The usual port, or any free one when another program has it; the same for IPv6, where there is any."""
-    found = [address for address in _ANYWHERE if _bindable(address, 0)]
-    if not all(_bindable(address, port) for address in found):
-        port = next((_bindable(address, 0) for address in found), 0)
-    return tuple(f"{address}/tcp/{port}" for address in found)
-
-
-def _client_listen() -> tuple[str, ...]:
-    """Any port, for those who meet us half way when both stand behind NATs; nowhere on Windows, which would ask its
-    user about it and does not let us dial from there."""
-    return _default_listen(0) if os.name == "posix" else ()
-
-
-def _bindable(address: str, port: int) -> int:
-    """*port*, or any free one for 0, if a program can listen there now; else 0."""
-    _, family, host = address.split("/")
-    try:
-        with socket.socket(socket.AF_INET6 if family == "ip6" else socket.AF_INET) as probe:
-            if family == "ip6":
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind((host, port))
-            return int(probe.getsockname()[1])
-    except OSError:
-        return 0

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
+from cactus_mesh.adapters import DEFAULT_PORT, first_connection, open_mesh
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.config import Home
 from cactus_mesh.control import LONG_ANSWER_SECONDS, ask_node
@@ -33,7 +34,6 @@ from cactus_mesh.core.checkup_network import (
 from cactus_mesh.errors import AddressMalformed, MeshError, PortInUse
 from cactus_mesh.identity import Identity
 from cactus_mesh.known import require_way_in, with_known_peers
-from cactus_mesh.node import DEFAULT_PORT, first_connection, open_mesh
 from cactus_mesh.snapshot import network_snapshot, try_punch, whom
 
 if TYPE_CHECKING:

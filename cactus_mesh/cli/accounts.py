@@ -131,8 +131,8 @@ def content_of(path: Path) -> bytes:
 
 def signer_at(home: Home, key: Path | None) -> Identity:
     """The key in that file, else this home's."""
+    from cactus_mesh.adapters import identity_at
     from cactus_mesh.identity import load_key_file
-    from cactus_mesh.node import identity_at
 
     return identity_at(home) if key is None else load_key_file(key)
 

@@ -59,8 +59,8 @@ async def fund(home: Home, amount: str, to: str | None, network: str | None, led
     \b
     Example: cactus-mesh fund 100apt
     """
+    from cactus_mesh.adapters import identity_at
     from cactus_mesh.ledger.dev import fund as take
-    from cactus_mesh.node import identity_at
 
     wanted = amount_of(amount)
     config = load(home, network=network, ledger=ledger)
