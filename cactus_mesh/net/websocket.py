@@ -66,7 +66,8 @@ class WebSocketLink(Link):
 
     def __init__(self, carrier: Link, protocol: WSConnection) -> None:
         (address,) = carrier.get_transport_addresses()
-        super().__init__(initiator=carrier.is_initiator, address=address.encapsulate("/ws"), kind=ConnectionType.DIRECT)
+        address = address.encapsulate("/wss" if isinstance(carrier, TlsLink) else "/ws")
+        super().__init__(initiator=carrier.is_initiator, address=address, kind=ConnectionType.DIRECT)
         self.local_port = carrier.local_port
         self._carrier = carrier
         self._protocol = protocol

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
-from contextlib import asynccontextmanager
+import ssl
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trustme
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, Ping, Pong, Request, TextMessage
 
@@ -19,6 +22,7 @@ from tests.net.peers import PATIENCE_SECONDS, hello, identity, open_socket_mesh
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from cactus_mesh.ports import Call
 
@@ -176,6 +180,46 @@ async def test_what_fails_at_a_web_address_is_named():
             second = await mesh.join(2, settings=NetworkSettings(listen=()))
             with pytest.raises(PeerUnreachable, match="TLS"):
                 await second.connect(first.peer_id, [address.replace("/p2p/", "/wss/p2p/")])
+
+
+async def test_a_peer_behind_a_web_server_with_tls_is_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    authority = trustme.CA()
+    with authority.cert_pem.tempfile(tmp_path) as trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", trusted)
+        async with open_socket_mesh() as mesh, trio.open_nursery() as nursery:
+            first = await mesh.join(1, "router")
+            first.serve("echo", _echo, at_once=1)
+            second = await mesh.join(2, settings=NetworkSettings(listen=()))
+            behind = int(first.addresses()[0].split("/")[4])
+            port = await nursery.start(_end_tls, authority.issue_cert("localhost"), behind)
+            with trio.fail_after(PATIENCE_SECONDS):
+                await second.connect(first.peer_id, [f"/dns4/localhost/tcp/{port}/wss/p2p/{first.peer_id}"])
+                assert await second.ask(first.peer_id, "echo", b"through TLS") == b"through TLS"
+            assert "/wss" in second.peers()[0].address
+            nursery.cancel_scope.cancel()
+
+
+async def _end_tls(certificate: trustme.LeafCert, behind: int, task_status: trio.TaskStatus[int]) -> None:
+    """What a web server does before a peer's listener: ends TLS and hands the bytes on."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+
+    async def hand_on(outside: trio.SSLStream[trio.SocketStream]) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", behind) as inside, trio.open_nursery() as nursery:
+            nursery.start_soon(_pump, outside, inside)
+            nursery.start_soon(_pump, inside, outside)
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_ssl_over_tcp, hand_on, 0, context, host="127.0.0.1", https_compatible=True)
+        (listener,) = await nursery.start(serve)
+        task_status.started(listener.transport_listener.socket.getsockname()[1])
+
+
+async def _pump(source: trio.abc.ReceiveStream, target: trio.abc.SendStream) -> None:
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        async for data in source:
+            await target.send_all(data)
+    await trio.aclose_forcefully(target)
 
 
 async def test_nobody_listens_with_tls():
