@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
 
-.PHONY: demo test check fuzz kill nat bootstrap-check requirements clean
+.PHONY: demo test check docs fuzz kill nat bootstrap-check requirements clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.inference
@@ -20,6 +20,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, in build/site: opened from disk or put on any web server, it asks nobody else for anything.
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --quiet --strict
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz_messages
@@ -63,4 +67,4 @@ requirements: $(VENV)/.dev
 			--no-header --no-annotate $$name.in --output-file $$name.txt || exit 1; done
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache
