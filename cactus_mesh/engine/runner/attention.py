@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cactus_mesh.engine.scheduler import Piece
 
 _names = count()
-_UNSUPPORTED = ("s_aux", "position_bias", "head_mask")
+UNSUPPORTED = ("s_aux", "position_bias", "head_mask")
 """What some architectures add to attention and this one does not know."""
 
 
@@ -48,6 +48,11 @@ class Group:
     @cached_property
     def tokens(self) -> int:
         return (self.end - self.begin) // self.rows
+
+    @cached_property
+    def alike(self) -> bool:
+        """Whether these are single tokens at the ends of equally long texts."""
+        return self.tokens == 1 and min(self.positions) == max(self.positions)
 
     @cached_property
     def length(self) -> int:
@@ -75,6 +80,21 @@ def groups_of(pieces: Sequence[Piece]) -> list[Group]:
     return groups
 
 
+class Rotation:
+    """Turns the two halves of each head by a token's angles."""
+
+    def __init__(self, cosines: torch.Tensor, sines: torch.Tensor) -> None:
+        """Both (1, tokens, size)."""
+        self.sines = sines
+        self._half = sines.shape[-1] // 2
+        self._cosines = cosines[0, :, None]
+        self._signed = torch.cat((-sines[..., : self._half], sines[..., self._half :]), dim=-1)[0, :, None]
+
+    def turn(self, heads: torch.Tensor) -> torch.Tensor:
+        """*heads* is (tokens, heads, size)."""
+        return torch.addcmul(heads * self._cosines, torch.roll(heads, self._half, -1), self._signed)
+
+
 class Attention:
     """The attention of one model, and the cache that its layers see.  `begin` each pass with its groups."""
 
@@ -84,6 +104,7 @@ class Attention:
         self._dtype = dtype
         self._groups: list[Group] = []
         self._targets: list[torch.Tensor] = []
+        self._rotation: Rotation | None = None
 
     def install(self, network: PreTrainedModel) -> None:
         name = f"cactus_mesh_{next(_names)}"
@@ -96,18 +117,45 @@ class Attention:
 
     # --- what a layer calls ------------------------------------------------------------------------------------------
 
+    def rotation(self, cosines: torch.Tensor, sines: torch.Tensor) -> Rotation:
+        """Most layers of a pass have the same one."""
+        if self._rotation is None or self._rotation.sines is not sines:
+            self._rotation = Rotation(cosines, sines)
+        return self._rotation
+
+    def keep(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put the pass's keys and values, each (tokens, heads, size), where they belong."""
+        for group, positions in zip(self._groups, self._targets, strict=True):
+            for new, kept in zip((keys, values), self._memory.layer(group.shelf, layer), strict=True):
+                own = new[group.begin : group.end]
+                if group.rows == 1:
+                    kept[group.row, :, group.positions[0] : group.length] = own.transpose(0, 1)
+                    continue
+                rows = kept[group.row : group.row + group.rows]
+                rows.scatter_(2, positions.expand(-1, rows.shape[1], 1, rows.shape[3]), own[:, :, None])
+
+    def attend(
+        self, layer: int, query: torch.Tensor, scale: float, window: int | None, softcap: float | None
+    ) -> torch.Tensor:
+        """*query* is (tokens, heads, size), the result too."""
+        heads = query.shape[1]
+        parts = []
+        for group in self._groups:
+            keys, values = (
+                kept[group.row : group.row + group.rows, :, : group.length]
+                for kept in self._memory.layer(group.shelf, layer)
+            )
+            mask = self._mask(group, window, heads // keys.shape[1])
+            own = _by_key_head(query[group.begin : group.end], group, keys.shape[1])
+            parts.append(_by_token(_attend(own, keys, values, mask, scale, softcap), group, heads))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    # --- the same, as layers of transformers call it -----------------------------------------------------------------
+
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put the pass's keys and values, each (1, heads, tokens, size), where they belong."""
-        for group, positions in zip(self._groups, self._targets, strict=True):
-            for new, kept in zip((keys, values), self._memory.layer(group.shelf, layer), strict=True):
-                if group.rows == 1:
-                    kept[group.row, :, group.positions[0] : group.length] = new[0, :, group.begin : group.end]
-                    continue
-                rows = kept[group.row : group.row + group.rows]
-                index = positions.expand(-1, rows.shape[1], 1, rows.shape[3])
-                rows.scatter_(2, index, new[0, :, group.begin : group.end].transpose(0, 1)[:, :, None])
+        self.keep(layer, keys[0].transpose(0, 1), values[0].transpose(0, 1))
         return keys, values
 
     def get_seq_length(self, *_: object) -> int:
@@ -127,24 +175,19 @@ class Attention:
         **others: object,
     ) -> tuple[torch.Tensor, None]:
         """*query* is (1, heads, tokens, size); the result (1, tokens, heads, size)."""
-        if strange := [name for name in _UNSUPPORTED if others.get(name) is not None]:
+        if strange := [name for name in UNSUPPORTED if others.get(name) is not None]:
             raise ModelUnsupported(f"its attention needs {', '.join(strange)}, which this engine does not compute")
         layer: Any = module.layer_idx
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        heads = query.shape[1]
-        parts = []
-        for group in self._groups:
-            keys, values = (
-                kept[group.row : group.row + group.rows, :, : group.length]
-                for kept in self._memory.layer(group.shelf, layer)
-            )
-            mask = self._mask(group, sliding_window, heads // keys.shape[1])
-            own = _by_key_head(query, group, keys.shape[1])
-            parts.append(_by_token(_attend(own, keys, values, mask, scale, softcap), group, heads))
-        return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
+        return self.attend(layer, query[0].transpose(0, 1), scale, sliding_window, softcap)[None], None
 
-    def _mask(self, group: Group, window: int | None, share: int) -> torch.Tensor:
-        """(rows, 1, share x tokens, length): 0 where a token may look, minus infinity where not."""
+    def _mask(self, group: Group, window: int | None, share: int) -> torch.Tensor | None:
+        """(rows, 1, share x tokens, length): 0 where a token may look, minus infinity where not.
+
+        None where all may look everywhere.
+        """
+        if group.alike and (window is None or group.length <= window):
+            return None
         if window not in group.masks:
             starts = torch.tensor(group.positions, device=self._device)[:, None]
             own = starts + torch.arange(group.tokens, device=self._device)
@@ -158,10 +201,9 @@ class Attention:
         return group.masks[window]
 
 
-def _by_key_head(query: torch.Tensor, group: Group, key_heads: int) -> torch.Tensor:
-    """From all of the pass's (1, heads, tokens, size) to the group's (rows, key heads, share x tokens, size)."""
-    heads, size = query.shape[1], query.shape[3]
-    own = query.transpose(1, 2)[0, group.begin : group.end]
+def _by_key_head(own: torch.Tensor, group: Group, key_heads: int) -> torch.Tensor:
+    """From the group's (rows x tokens, heads, size) to (rows, key heads, share x tokens, size)."""
+    heads, size = own.shape[1:]
     if group.tokens == 1:
         return own.reshape(group.rows, key_heads, heads // key_heads, size)
     split = own.reshape(group.rows, group.tokens, key_heads, heads // key_heads, size)
@@ -179,13 +221,14 @@ def _attend(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    mask: torch.Tensor,
+    mask: torch.Tensor | None,
     scale: float,
     softcap: float | None,
 ) -> torch.Tensor:
     if softcap is None:
         return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
     scores = torch.matmul(query, keys.transpose(2, 3)) * scale
-    scores = torch.tanh(scores / softcap) * softcap + mask
+    scores = torch.tanh(scores / softcap) * softcap
+    scores = scores if mask is None else scores + mask
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     return torch.matmul(weights, values)

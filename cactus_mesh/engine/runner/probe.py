@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from cactus_mesh.engine.runner.memory import CacheLayout, CacheShape
 from cactus_mesh.engine.runner.packing import pack
 from cactus_mesh.engine.runner.passes import Passes, Read
+from cactus_mesh.engine.runner.shortcuts import shorten
 from cactus_mesh.engine.scheduler import Piece
 from cactus_mesh.engine.shelves import Place, Resize
 from cactus_mesh.errors import MeshError, ModelUnsupported
@@ -33,9 +34,11 @@ def prepare(name: str, network: PreTrainedModel) -> tuple[Passes, CacheLayout]:
     """Raises `ModelUnsupported`.  This also makes the first request as fast as the next."""
     vocabulary: Any = network.get_input_embeddings().weight
     texts = [[(7 * at + length) % len(vocabulary) for at in range(length)] for length in _LENGTHS]
+    _refuse_moving_angles(name, network)
     try:
         layout = _layout(network, texts[0])
         before = [_plain(network, text) for text in texts]
+        shorten(network)
         pack(network)
         passes = Passes(network, layout)
         after = _in_passes(passes, texts)
@@ -48,6 +51,18 @@ def prepare(name: str, network: PreTrainedModel) -> tuple[Passes, CacheLayout]:
             if not (one - other).abs().max() <= _TOLERANCE * (1 + one.abs().max()):
                 raise ModelUnsupported(f"{name} gives other numbers when it reads texts in pieces, so it is not served")
     return passes, layout
+
+
+def _refuse_moving_angles(name: str, network: PreTrainedModel) -> None:
+    """Angles that depend on the longest text of a pass would make every text's tokens depend on its company."""
+    for module in network.modules():
+        kinds: Any = getattr(module, "rope_type", None)
+        for kind in kinds.values() if isinstance(kinds, dict) else (kinds,):
+            if kind == "longrope" or "dynamic" in str(kind):
+                raise ModelUnsupported(
+                    f"{name} turns positions by angles that depend on the text's length ({kind}), "
+                    "which this engine does not compute"
+                )
 
 
 def _layout(network: PreTrainedModel, text: list[int]) -> CacheLayout:
