@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cactus_mesh.config import Config, Home
     from cactus_mesh.messages import Role
     from cactus_mesh.net.network import MeshNetwork
+    from cactus_mesh.observability.meter import Meter
     from cactus_mesh.ports import Engine, Ledger
 
 DEFAULT_PORT: Final = 4101
@@ -45,10 +46,11 @@ def identity_at(home: Home) -> Identity:
     return load_key_file(home.key_file)
 
 
-def open_chain(config: Config) -> AbstractAsyncContextManager[Ledger]:
+def open_chain(config: Config, meter: Meter | None = None) -> AbstractAsyncContextManager[Ledger]:
     from cactus_mesh.ledger.client import open_ledger
 
-    return open_ledger(config.ledger, Address(config.contract), config.chain_id)
+    observed = None if meter is None else meter.ledger_answered
+    return open_ledger(config.ledger, Address(config.contract), config.chain_id, observed)
 
 
 def open_models(config: Config, home: Home) -> AbstractAsyncContextManager[Engine]:

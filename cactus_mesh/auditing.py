@@ -24,6 +24,7 @@ from cactus_mesh.core.suspicion import Suspicion
 from cactus_mesh.dossier import Case, Record
 from cactus_mesh.errors import LedgerError, MeshError
 from cactus_mesh.identity import peer_id
+from cactus_mesh.spans import about
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -188,16 +189,20 @@ class Auditor:
 
     async def _work(self) -> None:
         async for job in self._queue:
-            try:
-                with trio.move_on_after(AUDIT_SECONDS) as scope:
-                    await self._audit(job)
-                if scope.cancelled_caught:
-                    self._ended(job, "inconclusive", ("took too long",))
-            except MeshError as error:
-                self._ended(job, "inconclusive", (error.code,))
-            finally:
-                job.decided.set()
-                self._open.discard(job)
+            with about(task=job.receipt.body.task_id.hex(), peer=peer_id(job.liable)):
+                await self._work_on(job)
+
+    async def _work_on(self, job: Job) -> None:
+        try:
+            with trio.move_on_after(AUDIT_SECONDS) as scope:
+                await self._audit(job)
+            if scope.cancelled_caught:
+                self._ended(job, "inconclusive", ("took too long",))
+        except MeshError as error:
+            self._ended(job, "inconclusive", (error.code,))
+        finally:
+            job.decided.set()
+            self._open.discard(job)
 
     async def _audit(self, job: Job) -> None:
         first = await self._replay(job.evidence, frozenset())

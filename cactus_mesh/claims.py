@@ -151,6 +151,8 @@ class Claimer:
         self._refused: dict[Claim, int] = {}
         self._down = False
         self._doubted: set[TaskName] = set()
+        self.standing: Standing | None = None
+        """As it was in the last round in which the ledger told."""
         self.claimed = 0
         """Octas since the start."""
         self.to_do: list[str] = []
@@ -172,6 +174,7 @@ class Claimer:
             return
         self._down = False
         self._warn_of_disputes(standing)
+        self.standing = standing
         self.to_do = [
             f"{f'{line.amount:,} octas {line.kind}' if line.amount else line.kind}: {line.why}; run: {line.do}"
             for line in holdings(standing, now)

@@ -56,6 +56,7 @@ from cactus_mesh.messages import (
 from cactus_mesh.purse import open_purse
 from cactus_mesh.router import MODELS_METHOD, SUBMIT_METHOD
 from cactus_mesh.routers import ROUTERS_TRIED, Routers
+from cactus_mesh.spans import client_part, working_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -205,7 +206,7 @@ class Client:
     async def _work(self, ask: Ask, job: Job, patience_seconds: float) -> None:
         with job.into, job.scope:
             try:
-                with trio.fail_after(patience_seconds):
+                with trio.fail_after(patience_seconds), working_on(client_part(ask.task_id, self.identity.public_key)):
                     async with self._turns:
                         job.result = await self._ask_routers(ask, job)
             except MeshError as error:

@@ -124,6 +124,13 @@ class GatewayConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Where ``/metrics`` is served without a gateway: ``HOST:PORT``, a port alone for loopback, nowhere by default."""
+
+    listen: _Label = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything a node is told.  Lists in the environment are separated by commas."""
 
@@ -152,6 +159,7 @@ class Config:
     client: ClientConfig = field(default_factory=ClientConfig)
     claims: ClaimsConfig = field(default_factory=ClaimsConfig)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from cactus_mesh.identity import Identity
     from cactus_mesh.messages import ModelOffer
     from cactus_mesh.net.network import MeshNetwork
+    from cactus_mesh.observability.meter import Meter
     from cactus_mesh.orchestrator import Orchestrator
     from cactus_mesh.ports import Engine, Ledger
     from cactus_mesh.router import Router
@@ -147,10 +148,13 @@ def _audits_with_an_engine(config: Config) -> bool:
 
 
 @asynccontextmanager
-async def open_node(config: Config, home: Home, *, engine: Engine | None = None) -> AsyncIterator[Node]:
+async def open_node(
+    config: Config, home: Home, *, engine: Engine | None = None, meter: Meter | None = None
+) -> AsyncIterator[Node]:
     """Join the network and serve in the configured roles.
 
-    An orchestrator runs the configured models, or *engine*, which stays the caller's to close.
+    An orchestrator runs the configured models, or *engine*, which stays the caller's to close.  *meter* counts what
+    passes; without one nothing is measured.
     Raises `NoBootstrap` when there is nobody to join through, `PortInUse`, a `LedgerError`, or what is wrong with the
     key file, a model or an address.
     """
@@ -163,10 +167,21 @@ async def open_node(config: Config, home: Home, *, engine: Engine | None = None)
         if engine is None and ("orchestrator" in config.roles or _audits_with_an_engine(config)):
             engine = await stack.enter_async_context(open_models(config, home))
         book = stack.enter_context(open_book(home.book_file))
-        ledger = await stack.enter_async_context(open_chain(config))
+        ledger = await stack.enter_async_context(open_chain(config, meter))
         network = await stack.enter_async_context(open_mesh(identity, config, home, config.roles, listen))
         services = await stack.enter_async_context(open_service_nursery())
-        yield await _Roles(stack, services, identity, config, home, network, ledger, book, engine).open()
+        if meter is not None:
+            from cactus_mesh.observability.measured import MeasuredEngine, measured_network
+
+            network = measured_network(network, meter)
+            engine = MeasuredEngine(engine, meter) if engine is not None else None
+            services.start_soon(meter.watch_loop)
+        node = await _Roles(stack, services, identity, config, home, network, ledger, book, engine).open()
+        if meter is not None:
+            from cactus_mesh.observability.gauges import NodeCollector
+
+            meter.registry.register(NodeCollector(node))
+        yield node
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from cactus_mesh.messages import (
     unseal,
 )
 from cactus_mesh.ports import EngineFinish, EngineTokens
+from cactus_mesh.spans import orchestrator_part, step, working_on
 from cactus_mesh.verifying import serve_audits
 
 if TYPE_CHECKING:
@@ -164,8 +165,14 @@ class Orchestrator:
         now_ms = self.clock()
         order = decode_order(call.payload)
         chain = open_chain(order, self.contract, now_ms=now_ms, giver=call.public_key, worker=self.identity.public_key)
+        givers = (chain.router, *(each.sender for each in chain.delegations))
+        span = orchestrator_part(chain.request.consent.task_id, self.identity.public_key, givers, chain.request.client)
+        with working_on(span, call.peer):
+            await self._serve(call, order, chain)
+
+    async def _serve(self, call: Call, order: Order, chain: Chain) -> None:
         router = await self._ledger.server(address(chain.router))
-        refuse_unfit(chain, self._offers, router, self.policy, now_ms=now_ms)
+        refuse_unfit(chain, self._offers, router, self.policy, now_ms=self.clock())
         with self._in_slot(chain) as place, self._until_deadline(chain):
             acceptance = Acceptance(chain.request.consent.task_id, chain.order_hash)
             await call.send(encode_unsigned(Accepted(self.seal(acceptance, chain.giver).raw)))
@@ -210,8 +217,9 @@ class Orchestrator:
         seed = seed_of(request.nonce, assignment.router_nonce, request.task_id)
         offer = assignment.offer
         before = chain.partial.token_ids if chain.partial else ()
-        async with self._engine.generate(offer.digest, request.work, request.sampling, seed, before) as events:
-            made = await self._stream(call, request.task_id, events, chain.partial)
+        with step("engine"):
+            async with self._engine.generate(offer.digest, request.work, request.sampling, seed, before) as events:
+                made = await self._stream(call, request.task_id, events, chain.partial)
         receipt = receipt_for(chain, self.contract, made, self.identity)
         await self._send_receipt(call, order, chain, receipt)
 

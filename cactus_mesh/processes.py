@@ -32,6 +32,8 @@ class Child:
     name: str
     process: trio.Process
     log: Path
+    said: dict[str, Any] = field(default_factory=dict)
+    """When it was ready."""
     _buffer: bytearray = field(default_factory=bytearray)
 
     async def line(self) -> dict[str, Any] | None:
@@ -52,6 +54,7 @@ class Child:
         with trio.move_on_after(START_SECONDS):
             line = await self.line()
             if line is not None and line.get("event") == "ready":
+                self.said = line
                 return line
             raise ProcessFailed(f"the {self.name} did not start: {self.why(line)}")
         raise ProcessFailed(f"the {self.name} was not ready after {START_SECONDS:.0f} s; is the machine very busy?")

@@ -53,6 +53,7 @@ from cactus_mesh.messages import (
 from cactus_mesh.ports import EscrowOrder
 from cactus_mesh.routed import RoutedTask, Running, need_of
 from cactus_mesh.settling import Failed, Finished, open_settler
+from cactus_mesh.spans import router_part, working_on
 from cactus_mesh.verifiers import Verifiers
 
 if TYPE_CHECKING:
@@ -181,6 +182,10 @@ class Router:
     def unsettled(self) -> int:
         return self._settler.waiting
 
+    @property
+    def settling(self) -> Settler:
+        return self._settler
+
     # --- calls ---------------------------------------------------------------------------------------------------
 
     async def _submit(self, call: Call) -> None:
@@ -190,6 +195,10 @@ class Router:
             call.payload, self.contract, router=self.identity.public_key, now_ms=now_ms, sender=call.public_key
         )
         self._replays.admit(opened.sealed, now_ms)
+        with working_on(router_part(opened.consent.task_id, self.identity.public_key, opened.client), call.peer):
+            await self._route(call, opened)
+
+    async def _route(self, call: Call, opened: OpenRequest) -> None:
         if self._draining:
             raise Draining("this router is shutting down; use another one")
         self._settler.refuse_when_full()

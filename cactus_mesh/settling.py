@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ import trio
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.errors import LedgerAborted, LedgerDown, MeshError
+from cactus_mesh.spans import about
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -89,6 +91,10 @@ def _key(task: Finished | Failed) -> tuple[Address, bytes]:
     return task.settlement.consent.client, task.settlement.consent.task_id
 
 
+def _octas(task: Finished | Failed) -> int:
+    return task.settlement.claim.price if isinstance(task, Finished) else 0
+
+
 class Settler:
     """One router's queue to the ledger."""
 
@@ -105,6 +111,12 @@ class Settler:
         self._ended = trio.Event()
         self.waiting = 0
         """Tasks that the ledger has not decided yet."""
+        self.waiting_octas = 0
+        """What is asked for them, at most."""
+        self.results: Counter[str] = Counter()
+        """How many the ledger has ``paid``, ``skipped`` or ``refused`` since the start."""
+        self.paid: Counter[str] = Counter()
+        """Octas that have gone to each party since the start."""
 
     def refuse_when_full(self) -> None:
         """Raises `LedgerDown` when too many finished tasks wait already."""
@@ -121,6 +133,7 @@ class Settler:
         """Note that a task is owed for, and settle it when it is `release`d, or at the next start."""
         self._journal.finish(task.settlement, escrowed=task.escrowed)
         self.waiting += 1
+        self.waiting_octas += _octas(task)
 
     def release(self, task: Finished) -> None:
         """Queue a task that was held."""
@@ -136,6 +149,7 @@ class Settler:
 
     def _queue_up(self, task: Finished | Failed) -> None:
         self.waiting += 1
+        self.waiting_octas += _octas(task)
         self._send(task)
 
     def _send(self, task: Finished | Failed) -> None:
@@ -177,16 +191,28 @@ class Settler:
         for task in batch:
             if isinstance(task, Failed):
                 refund = partial(self._ledger.fail_task, self._identity, task.client, task.task_id)
-                await self._insist(refund, task.expires_at)
+                with about(task=task.task_id.hex()):
+                    await self._insist(refund, task.expires_at)
                 await self._end_if_over(task.client, task.task_id, task.expires_at)
                 task.told()
             elif task.escrowed:
                 complete = partial(self._ledger.complete_task, self._identity, task.settlement)
                 consent = task.settlement.consent
-                task.told(await self._insist(complete, consent.expires_at))
+                with about(task=consent.task_id.hex()):
+                    self._tell(task, await self._insist(complete, consent.expires_at))
                 await self._end_if_over(consent.client, consent.task_id, consent.expires_at)
         self._journal.close([_key(task) for task in batch])
         self.waiting -= len(batch)
+        self.waiting_octas -= sum(map(_octas, batch))
+
+    def _tell(self, task: Finished, result: Settled | None) -> None:
+        """Hand on, and count, what became of a task."""
+        split = result.split if result is not None else None
+        if split is not None:
+            self.paid.update(orchestrator=split.orchestrator, delegate=split.delegate, fee=split.fee)
+        known = "skipped" if result is not None else "refused"
+        self.results["paid" if split is not None else known] += 1
+        task.told(result)
 
     async def _end_if_over(self, client: Address, task_id: bytes, until: int) -> None:
         """What this router was not let complete or fail by its deadline goes back to its client."""
@@ -205,8 +231,9 @@ class Settler:
         results: Sequence[Settled | None] = answer if answer is not None else [None] * len(tasks)
         for task, result in zip(tasks, results, strict=True):
             if result is not None and result.skipped is not None and not result.settled_before:
-                log.warning("the contract skipped a task", extra={"why": result.skipped})
-            task.told(result)
+                task_id = task.settlement.consent.task_id.hex()
+                log.warning("the contract skipped a task", extra={"task": task_id, "why": result.skipped})
+            self._tell(task, result)
 
     async def _insist(self, act: Callable[[], Awaitable[_T]], until: int) -> _T | None:
         """Do *act* until the contract answers; None when its answer is no.

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from cactus_mesh.spans import AboutFilter
+
 if TYPE_CHECKING:
     from cactus_mesh.errors import MeshError
 
@@ -115,6 +117,7 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
 def set_up_logging(verbosity: int, log_format: str) -> None:
     """Our own warnings by default, everything of ours with ``-v``, the libraries' too with ``-vv``."""
     handler = logging.StreamHandler()
+    handler.addFilter(AboutFilter())
     handler.setFormatter(_LogJson() if log_format == "json" else _LogLine())
     logging.basicConfig(handlers=[handler], level=logging.INFO if verbosity > 1 else logging.ERROR, force=True)
     logging.getLogger("cactus_mesh").setLevel(logging.INFO if verbosity else logging.WARNING)

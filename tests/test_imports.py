@@ -19,7 +19,8 @@ HOME_OF = {
     "libp2p": ("net/",),
     "hypercorn": ("gateway/connections.py",),
     "starlette": ("gateway/",),
-    "prometheus_client": ("gateway/metrics.py",),
+    "prometheus_client": ("gateway/metrics.py", "observability/"),
+    "opentelemetry": ("observability/tracing.py",),
     "multiaddr": ("net/",),
     "aptos_sdk": ("ledger/",),
     **dict.fromkeys(TENSORS, ("engine/runner/", "engine/selftest/make_model.py")),
@@ -29,7 +30,7 @@ HOME_OF = {
 
 ADAPTERS = ("net", "engine", "ledger")
 FOUNDATION = {"errors", "identity", "messages"}
-BELOW_ADAPTERS = FOUNDATION | {"config", "ports", "concurrency", "clock", "files", "database", "core"}
+BELOW_ADAPTERS = FOUNDATION | {"config", "ports", "concurrency", "clock", "files", "database", "spans", "core"}
 SHELLS = {
     "authorised",
     "directory",
@@ -103,7 +104,7 @@ def test_every_module_has_its_place():
     """A new top-level module must be put into a layer here, or nothing would be checked of it."""
     on_top = {"__init__", "__main__", "node", "cli", "demo", "control", "lifetime", "terminal", "processes"}
     on_top |= {"portal", "aio", "sync", "gateway", "doctor", "known", "service", "snapshot", "visit"}
-    on_top |= {"calibration", "adapters"}
+    on_top |= {"calibration", "adapters", "observability"}
     known = BELOW_ADAPTERS | set(ADAPTERS) | SHELLS | on_top | {"testing"}
     assert {part_of(name) for name in FILES} == known
 
@@ -138,7 +139,7 @@ def test_the_core_sees_ports_as_types_only(name):
 
 
 @pytest.mark.parametrize(
-    "name", modules_of(*FOUNDATION, "ports", "config", "concurrency", "clock", "files", "database")
+    "name", modules_of(*FOUNDATION, "ports", "config", "concurrency", "clock", "files", "database", "spans")
 )
 def test_what_lies_below_knows_nothing_of_what_lies_above(name):
     above = set(ADAPTERS) | SHELLS | {"node", "gateway", "cli", "demo", "testing"}

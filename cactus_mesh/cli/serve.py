@@ -13,8 +13,9 @@ from cactus_mesh.terminal import print_json, printable, say
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from cactus_mesh.config import Home
+    from cactus_mesh.config import Config, Home
     from cactus_mesh.node import Node
+    from cactus_mesh.observability.meter import Meter
 
 
 @main.command()
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Part of a model's identity.")
 @click.option("--slots", type=click.IntRange(min=1), help="Tasks that the engine runs at once.")
 @click.option("--delegate", type=click.IntRange(min=0), metavar="N", help="Hand on up to N tasks when full.")
+@click.option("--metrics", "metrics_at", metavar="HOST:PORT", help="Serve Prometheus metrics; PORT alone on loopback.")
 @click.option("--gateway", "with_gateway", is_flag=True, help="Serve OpenAI's API on this machine too.")
 @click.option("--until-stdin-closes", is_flag=True, help="Stop when the program that started this one is gone.")
 @json_option
@@ -53,6 +55,7 @@ async def run(
     dtype: str | None,
     slots: int | None,
     delegate: int | None,
+    metrics_at: str | None,
     with_gateway: bool,
     until_stdin_closes: bool,
     as_json: bool,
@@ -78,30 +81,61 @@ async def run(
         listen=list(listen) or None,
         engine=given or None,
         serving=None if delegate is None else {"delegated_slots": delegate},
+        metrics=None if metrics_at is None else {"listen": metrics_at},
     )
+    meter = _meter(config, with_gateway=with_gateway)
     answers: dict[str, Callable[[str], object]] = {}
     async with (
         open_lifetime(stdin_too=until_stdin_closes) as lifetime,
         open_control(home.control_file, answers),
-        open_node(config, home) as node,
+        open_node(config, home, meter=meter) as node,
     ):
         answers |= node.answers()
-        async with _gateway(node, home, as_json=as_json) if with_gateway else nullcontext():
+        async with (
+            _scraped(config, meter, as_json=as_json),
+            _gateway(node, home, meter, as_json=as_json) if with_gateway else nullcontext(),
+        ):
             await _announce(node, as_json=as_json)
             await lifetime.serving()
             if not as_json:
                 say("stopping: letting running tasks end and settling them")
 
 
+def _meter(config: Config, *, with_gateway: bool) -> Meter | None:
+    """Only where somebody can read it."""
+    if not config.metrics.listen and not with_gateway:
+        return None
+    from cactus_mesh.observability.meter import Meter
+
+    return Meter()
+
+
 @asynccontextmanager
-async def _gateway(node: Node, home: Home, *, as_json: bool) -> AsyncIterator[None]:
+async def _scraped(config: Config, meter: Meter | None, *, as_json: bool) -> AsyncIterator[None]:
+    if meter is None or not config.metrics.listen:
+        yield
+        return
+    from cactus_mesh.gateway.scrape import open_scrape
+
+    async with open_scrape(config.metrics.listen, meter.text) as url:
+        if as_json:
+            print_json({"event": "metrics", "url": url})
+        else:
+            click.echo(f"metrics    {url}")
+        yield
+
+
+@asynccontextmanager
+async def _gateway(node: Node, home: Home, meter: Meter | None, *, as_json: bool) -> AsyncIterator[None]:
     from cactus_mesh.cli.gateway import announce
     from cactus_mesh.gateway.server import open_gateway
     from cactus_mesh.node import open_client_beside
 
     async with (
         open_client_beside(node, home) as client,
-        open_gateway(client, node.config.gateway, home.gateway_keys_file) as opened,
+        open_gateway(
+            client, node.config.gateway, home.gateway_keys_file, node_metrics=meter.text if meter else None
+        ) as opened,
     ):
         announce(opened, node.config, as_json=as_json)
         yield

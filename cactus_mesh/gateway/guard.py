@@ -29,7 +29,7 @@ WRONG_KEYS_PER_MINUTE: Final = 30
 """From one address."""
 CALLERS_KNOWN: Final = 4_096
 """Buckets of rates that are kept; the caller heard longest ago is forgotten."""
-_LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Guard:
         self._config = config
         self._keys = keys
         self._local = is_loopback(config.host)
-        self._names = _LOOPBACK_NAMES | {host_name(name) for name in config.hosts}
+        self._names = LOOPBACK_NAMES | {host_name(name) for name in config.hosts}
         self._rates = Rates(config.requests_per_minute)
         self._wrong = Rates(WRONG_KEYS_PER_MINUTE)
         require_keys(config, keys)

@@ -59,14 +59,16 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(client: Client, config: GatewayConfig, keys_file: Path | None) -> AsyncIterator[Gateway]:
-    """Serve OpenAI's API for *client* until the block is left.
+async def open_gateway(
+    client: Client, config: GatewayConfig, keys_file: Path | None, *, node_metrics: Callable[[], bytes] | None = None
+) -> AsyncIterator[Gateway]:
+    """Serve OpenAI's API for *client* until the block is left; *node_metrics* are shown with its own.
 
     Raises `GatewayKeysMissing` when others could reach it and nobody has a key, and what is wrong with the file of
     keys or the address.
     """
     keys = Keyring(keys_file)
-    app = _App(client, config, Guard(config, keys))
+    app = _App(client, config, Guard(config, keys), node_metrics)
     async with open_server(app, config.host, config.port, connections=config.connections) as server:
         app.connections = lambda: server.connections
         host = f"[{config.host}]" if ":" in config.host else config.host
@@ -76,12 +78,14 @@ async def open_gateway(client: Client, config: GatewayConfig, keys_file: Path | 
 class _App:
     """The outermost ASGI application: lets in, answers errors, counts."""
 
-    def __init__(self, client: Client, config: GatewayConfig, guard: Guard) -> None:
+    def __init__(
+        self, client: Client, config: GatewayConfig, guard: Guard, node_metrics: Callable[[], bytes] | None
+    ) -> None:
         self._guard = guard
         self._client = client
         self._tasks = Tasks(client, config)
         self.connections: Callable[[], int] = lambda: 0
-        self._metrics = Metrics(lambda: self._tasks.running, lambda: self.connections())
+        self._metrics = Metrics(lambda: self._tasks.running, lambda: self.connections(), node_metrics)
         self._tasks.metrics = self._metrics
         self._listed: tuple[Sequence[Listed], float] = ((), -MODELS_SECONDS)
         self._listing = trio.Lock()

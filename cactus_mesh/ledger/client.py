@@ -6,14 +6,15 @@ Decides how the contract's functions become the port's methods, and how old a vi
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import trio
 
-from cactus_mesh.errors import LedgerRejected
+from cactus_mesh.errors import LedgerRejected, MeshError
 from cactus_mesh.ledger import contract as abi
 from cactus_mesh.ledger.rules.params import BOUNDS, params_of
 from cactus_mesh.ledger.rules.tasks import MAX_BATCH
@@ -30,7 +31,7 @@ from cactus_mesh.ports import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from cactus_mesh.core.settlement import Settlement, SettlementClaim
     from cactus_mesh.identity import Address, Identity, PublicKey
@@ -58,6 +59,40 @@ class Transport(Protocol):
         ...
 
     async def balance(self, account: Address) -> int: ...
+
+
+Observed = Callable[[str, float, str | None], None]
+"""Hears of each call and view: its name, the seconds that it took, and the error's code, if it ended in one."""
+
+
+class _Timed:
+    """A transport that tells how long each answer took."""
+
+    def __init__(self, transport: Transport, observed: Observed) -> None:
+        self._transport = transport
+        self._observed = observed
+
+    async def call(self, signer: Identity, entry: str, arguments: tuple[Value, ...]) -> list[abi.Event]:
+        with self._told(entry):
+            return await self._transport.call(signer, entry, arguments)
+
+    async def view(self, function: str, arguments: tuple[Value, ...]) -> Json:
+        with self._told(function):
+            return await self._transport.view(function, arguments)
+
+    async def balance(self, account: Address) -> int:
+        with self._told("balance"):
+            return await self._transport.balance(account)
+
+    @contextmanager
+    def _told(self, operation: str) -> Iterator[None]:
+        began = trio.current_time()
+        try:
+            yield
+        except MeshError as error:
+            self._observed(operation, trio.current_time() - began, error.code)
+            raise
+        self._observed(operation, trio.current_time() - began, None)
 
 
 @dataclass(slots=True)
@@ -318,12 +353,15 @@ async def read_chain(transport: Transport, chain_id: int, contract: Address) -> 
 
 
 @asynccontextmanager
-async def open_ledger(url: str, contract: Address, chain_id: int) -> AsyncIterator[ContractLedger]:
+async def open_ledger(
+    url: str, contract: Address, chain_id: int, observed: Observed | None = None
+) -> AsyncIterator[ContractLedger]:
     """The contract at *contract* on the chain whose node answers at *url* (with or without ``/v1``).
 
     Raises `LedgerDown` when nobody answers there and `LedgerWrongChain` when another chain does.
     """
     from cactus_mesh.ledger.rest import open_rest  # aptos_sdk takes a third of a second to import
 
-    async with open_rest(url, contract, chain_id) as transport:
+    async with open_rest(url, contract, chain_id) as rest:
+        transport = rest if observed is None else _Timed(rest, observed)
         yield ContractLedger(transport, await read_chain(transport, chain_id, contract))

@@ -42,6 +42,7 @@ from cactus_mesh.net.buckets import TokenBucket
 from cactus_mesh.net.conn import connection_of
 from cactus_mesh.net.connections import is_relayed, range_of, scope_of_connection
 from cactus_mesh.net.fairness import FairLine
+from cactus_mesh.net.settings import RelayUse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -87,6 +88,7 @@ class Relay:
         """Circuits by the range of addresses from which they were opened."""
         self._asking: WeakKeyDictionary[MeshConn, TokenBucket] = WeakKeyDictionary()
         self._line = FairLine(limits.relay_bytes_per_second)
+        self._carried_bytes = 0
         host.set_stream_handler(HOP_PROTOCOL, self._take_hop)
 
     def holds(self, conn: MeshConn) -> bool:
@@ -152,10 +154,10 @@ class Relay:
     # --- circuits ------------------------------------------------------------------------------------------------
 
     @property
-    def usage(self) -> dict[str, int]:
-        """Reservations and circuits that it serves now."""
+    def use(self) -> RelayUse:
+        """What it serves now."""
         self._forget_lapsed()
-        return {"reservations": len(self._reserved), "circuits": self._circuits.total() // 2}
+        return RelayUse(len(self._reserved), self._circuits.total() // 2, self._carried_bytes)
 
     async def _connect(self, stream: INetStream, conn: MeshConn, wanted: bytes) -> None:
         self._forget_lapsed()
@@ -206,7 +208,9 @@ class Relay:
                     nursery.start_soon(_pump, inward, onward, budget, turn, nursery.cancel_scope)
                     nursery.start_soon(_pump, onward, inward, budget, turn, nursery.cancel_scope)
         finally:
-            log.info("a circuit ends", extra=details | {"bytes": self._limits.circuit_bytes - budget.left_bytes})
+            carried = self._limits.circuit_bytes - budget.left_bytes
+            self._carried_bytes += carried
+            log.info("a circuit ends", extra=details | {"bytes": carried})
             with trio.CancelScope(shield=True):
                 await inward.reset()
                 await onward.reset()

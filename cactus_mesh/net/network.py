@@ -248,4 +248,5 @@ class MeshNetwork:
             attempts=dict(self._shared.attempts),
             dropped_gossip=self._shared.dropped,
             restarts=self._shared.restarts,
+            serving=running.relay.use if running and running.relay else None,
         )

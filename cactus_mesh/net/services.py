@@ -84,4 +84,4 @@ async def _guarded(async_fn: AsyncFn, *args: Any) -> None:
     try:
         await async_fn(*args)
     except Exception as error:
-        log.warning("a task of the library failed", extra={"task": str(async_fn)}, exc_info=error)
+        log.warning("a task of the library failed", extra={"service": str(async_fn)}, exc_info=error)

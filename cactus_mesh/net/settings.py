@@ -60,6 +60,15 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RelayUse:
+    """Reservations and circuits of now, and bytes that it has passed on since the start."""
+
+    reservations: int
+    circuits: int
+    carried_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkStatus:
     """What a person asks first when nothing happens.  *attempts* maps an address to why it failed last.
 
@@ -79,3 +88,5 @@ class NetworkStatus:
     attempts: dict[str, str]
     dropped_gossip: int
     restarts: int
+    serving: RelayUse | None = None
+    """What it carries for others; None where it is no relay."""

@@ -1,13 +1,15 @@
 """A mesh of processes with deterministic engines: real sockets, signatures and settlement, no model.
 
-``python -m cactus_mesh.testing.mesh --home HOME ROLE SETTINGS ENGINE`` is one of its processes.
+``python -m cactus_mesh.testing.mesh --home HOME ROLE SETTINGS ENGINE`` is one of its processes; it logs as much as
+``MESH_VERBOSITY`` in the environment says.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,12 +19,15 @@ import trio
 from cactus_mesh.adapters import identity_at
 from cactus_mesh.config import find_home, load_config
 from cactus_mesh.control import ask_node, open_control
+from cactus_mesh.gateway.scrape import open_scrape
 from cactus_mesh.identity import Address, load_key_file
 from cactus_mesh.ledger.client import open_ledger
 from cactus_mesh.ledger.dev import fund
 from cactus_mesh.lifetime import open_lifetime
 from cactus_mesh.node import open_client, open_node
+from cactus_mesh.observability.meter import Meter
 from cactus_mesh.processes import open_family
+from cactus_mesh.terminal import set_up_logging
 from cactus_mesh.testing.engine import FakeEngine
 
 if TYPE_CHECKING:
@@ -131,17 +136,20 @@ async def serve(role: str, home: Home, settings: dict[str, Any], engine: dict[st
     """One process: the role's node, until standard input closes."""
     config: Config = load_config(home, {"roles": [role], "listen": [LISTEN], **settings}, environment={})
     fixed = FakeEngine(**engine) if role == "orchestrator" else None
+    meter = Meter() if config.metrics.listen else None
     answers: dict[str, Callable[[str], object]] = {}
     async with (
         open_lifetime(stdin_too=True) as lifetime,
         open_control(home.control_file, answers),
-        open_node(config, home, engine=fixed) as node,
+        open_node(config, home, engine=fixed, meter=meter) as node,
+        open_scrape(config.metrics.listen, meter.text) if meter else nullcontext() as url,
     ):
         answers |= node.answers()
-        print(json.dumps({"event": "ready", **node.status()}), flush=True)
+        print(json.dumps({"event": "ready", **node.status(), "metrics": url}), flush=True)
         await lifetime.serving()
 
 
 if __name__ == "__main__":
+    set_up_logging(int(os.environ.get("MESH_VERBOSITY", "0")), "json")
     _, _, place, its_role, its_settings, its_engine = sys.argv  # --home PLACE …, as `Family.start` calls every module
     trio.run(serve, its_role, find_home(Path(place)), json.loads(its_settings), json.loads(its_engine))

@@ -249,10 +249,10 @@ async def test_it_is_alive_ready_and_counted(site):
     assert (await site.http.get("/healthz")).json() == {"status": "ok"}
     assert (await site.http.get("/readyz")).json() == {"status": "ready", "models": 1}
     text = (await site.http.get("/metrics")).text
-    assert 'cactus_gateway_requests_total{route="/v1/chat/completions",status="200"} 1.0' in text
-    assert 'cactus_gateway_errors_total{code="gateway.unsupported"} 1.0' in text
-    assert 'cactus_gateway_tokens_total{kind="completion"} 16.0' in text
-    assert "cactus_gateway_tasks_running 0.0" in text
+    assert 'cactus_mesh_gateway_requests_total{route="/v1/chat/completions",status="200"} 1.0' in text
+    assert 'cactus_mesh_gateway_errors_total{code="gateway.unsupported"} 1.0' in text
+    assert 'cactus_mesh_gateway_tokens_total{kind="completion"} 16.0' in text
+    assert "cactus_mesh_gateway_tasks_running 0.0" in text
 
 
 async def test_a_path_of_a_clients_making_is_no_label(site):

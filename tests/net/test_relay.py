@@ -245,9 +245,10 @@ async def test_one_range_of_addresses_cannot_take_every_circuit(
             await client.connect(hidden.peer_id, hidden.addresses())
         with pytest.raises(PeerUnreachable, match="at its limit"):
             await clients[2].connect(hidden.peer_id, hidden.addresses())
-        assert relay._running.relay.usage == {"reservations": 1, "circuits": 2}
+        use = relay._running.relay.use
+        assert (use.reservations, use.circuits) == (1, 2)
         await sockets.kill(clients[0])
-        while relay._running.relay.usage["circuits"] > 1:  # noqa: ASYNC110 - the circuit ends with its peer
+        while relay._running.relay.use.circuits > 1:  # noqa: ASYNC110 - the circuit ends with its peer
             await trio.sleep(0.01)
         assert (await clients[2].connect(hidden.peer_id, hidden.addresses())).relayed
 
