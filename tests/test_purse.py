@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+from contextlib import closing
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_a_task_without_a_known_price_is_to_be_looked_up_once_its_consent_has_en
 
 def test_a_file_of_a_newer_version_is_refused_with_the_reason(tmp_path):
     path = tmp_path / "purse.sqlite"
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version=9")
     with pytest.raises(StateMalformed, match="newer version, 9"), open_purse(path, "0x1"):
         pass
