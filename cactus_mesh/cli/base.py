@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial, wraps
 from pathlib import Path
@@ -60,6 +61,10 @@ def main(ctx: click.Context, home: Path | None, verbose: int, log_format: str) -
         click.echo(ctx.get_help())
         return
     set_up_logging(verbose, log_format)
+    if any(name.startswith("OTEL_") for name in os.environ):
+        from cactus_mesh.observability.tracing import open_tracing
+
+        ctx.with_resource(open_tracing())
     ctx.obj = find_home(home)
 
 
