@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cactus_mesh import __version__
+from cactus_mesh.backup import refuse_unfinished
 from cactus_mesh.errors import KeyFileExists, NoBootstrap
 from cactus_mesh.identity import Address, Identity, create_key_file, load_key_file
 from cactus_mesh.messages import VERSION, Hello
@@ -38,7 +39,8 @@ log = logging.getLogger(__name__)
 
 
 def identity_at(home: Home) -> Identity:
-    """The key of this home; a new one on first use."""
+    """The key of this home; a new one on first use, but never in the place of one that is on its way back."""
+    refuse_unfinished(home)
     if not home.key_file.exists():
         with suppress(KeyFileExists):  # another process of this home was first
             create_key_file(home.key_file, Identity.generate())

@@ -7,6 +7,7 @@ MeshError
 ├── ProcessFailed         a process that was started for the demo did not do its part   exit status 1
 ├── UsageError            the caller, its configuration or its files are at fault      exit status 2
 │   ├── ConfigMalformed, ConfigMissing, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileExists,
+│   ├── BackupMalformed, BackupLocked, HomeNotEmpty,
 │   ├── KeyFileUnwritable, StateMalformed, StateInUse, NodeNotRunning, NodeRunning, PortInUse, AddressMalformed,
 │   ├── AmountMalformed, TaskIdMalformed, NotTheOwner, NoOperatorConsent, PackageMalformed,
 │   ├── PeerListRejected, PeerListExpired, ServiceUnavailable, GatewayKeyUnknown, GatewayKeysMissing,
@@ -88,6 +89,24 @@ class KeyFileUnwritable(UsageError):
 
 class StateMalformed(UsageError):
     code = "state.malformed"
+
+
+class BackupMalformed(UsageError):
+    """The file is no whole backup of this program, or one of a newer version."""
+
+    code = "backup.malformed"
+
+
+class BackupLocked(UsageError):
+    """The backup is encrypted, and the passphrase is missing or wrong."""
+
+    code = "backup.locked"
+
+
+class HomeNotEmpty(UsageError):
+    """A restore would replace a key or state."""
+
+    code = "home.not_empty"
 
 
 class StateInUse(UsageError):

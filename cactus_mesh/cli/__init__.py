@@ -7,6 +7,7 @@ from cactus_mesh.cli import (  # noqa: F401 - each adds its commands to the grou
     admin,
     ask,
     audits,
+    backup,
     demo,
     deploy,
     devnet,

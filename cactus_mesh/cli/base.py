@@ -24,7 +24,7 @@ P = ParamSpec("P")
 
 ORDER: Final = (
     *("demo", "run", "ask", "gateway", "doctor", "status", "peers", "ping"),
-    *("service", "id", "keygen", "models", "network"),
+    *("service", "id", "keygen", "models", "network", "backup", "restore"),
     *("devnet", "fund", "balance", "deposit", "withdraw", "claim", "stake", "unstake"),
     *("operator-consent", "set-operator", "register", "authorize", "revoke", "calibrate", "audits"),
     *("dispute", "admin", "deploy"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PREFIX: Final = "cm"
+VERSION: Final = 1
 MAX_KEYS: Final = 1_000
 MAX_NAME_CHARACTERS: Final = 64
 LOOK_AGAIN_SECONDS: Final = 1.0
@@ -42,9 +43,13 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return hmac.compare_digest(_hash(secret, bytes.fromhex(self.salt)), self.hash)
 
 
+class _Versioned(msgspec.Struct, frozen=True):
+    version: int = 1
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: list[ApiKey]
-    version: int = 1
+    version: int = VERSION
 
 
 def read_keys(path: Path) -> list[ApiKey]:
@@ -57,6 +62,10 @@ def read_keys(path: Path) -> list[ApiKey]:
     if sys.platform != "win32" and stat.S_IMODE(mode) & 0o077:
         raise KeyFileExposed(f"other users can read {path}; run: chmod 600 {path}")
     try:
+        version = msgspec.json.decode(raw, type=_Versioned).version
+        if version > VERSION:
+            newer = f"{version} after {VERSION}"
+            raise StateMalformed(f"{path} was written by a newer version, {newer}; update cactus-mesh")
         return msgspec.json.decode(raw, type=_File).keys
     except msgspec.DecodeError as error:
         raise StateMalformed(f"{path} is no file of API keys ({error}); move it away and add the keys again") from None
