@@ -42,14 +42,19 @@ def open_database(
 
 
 def _prepare(database: sqlite3.Connection, schema: str, version: int) -> None:
+    _refuse_newer(database, version)  # before anything is changed
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=NORMAL")
     database.execute("BEGIN IMMEDIATE")  # another process may be making the same tables
-    (found,) = database.execute("PRAGMA user_version").fetchone()
-    if found > version:
-        raise sqlite3.DatabaseError(f"it was written by a newer version, {found} after {version}; update cactus-mesh")
-    if found == 0:
+    if _refuse_newer(database, version) == 0:
         for statement in schema.split(";"):
             database.execute(statement)
         database.execute(f"PRAGMA user_version={version}")
     database.execute("COMMIT")
+
+
+def _refuse_newer(database: sqlite3.Connection, version: int) -> int:
+    (found,) = database.execute("PRAGMA user_version").fetchone()
+    if found > version:
+        raise sqlite3.DatabaseError(f"it was written by a newer version, {found} after {version}; update cactus-mesh")
+    return int(found)

@@ -57,6 +57,8 @@ class Library:
         """By name."""
         if path.exists():
             data = path.read_bytes()[:_MAX_FILE_BYTES]
+            if data.lstrip().startswith(b"{"):
+                raise ConfigMalformed(f"{path} was written by a newer version; update cactus-mesh")
             try:
                 self.entries = {entry.name: entry for entry in msgspec.json.decode(data, type=list[Entry])}
             except msgspec.DecodeError as error:
