@@ -96,7 +96,7 @@ class ShortForward(torch.nn.Module):
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         gate, values = self._read(rows).chunk(2, dim=-1)
-        return self._write(self._activate(gate) * values)
+        return self._write(self._activate(gate).mul_(values))
 
 
 def shorten(network: PreTrainedModel) -> None:
