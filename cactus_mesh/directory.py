@@ -7,9 +7,11 @@ An advert counts only once the ledger has shown its sender's stake: names are fr
 from __future__ import annotations
 
 import contextlib
+import heapq
 import logging
 import random
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from cactus_mesh.clock import Clock
     from cactus_mesh.core.matching import Need, Weights
+    from cactus_mesh.core.reputation import Standing
     from cactus_mesh.identity import PeerId
     from cactus_mesh.messages import Role, Sealed
     from cactus_mesh.ports import GossipVerdict, Ledger, Network, OrchestratorView
@@ -55,6 +58,8 @@ MAX_STANDINGS: Final = 200_000
 MAX_WARM_CONNECTIONS: Final = 128
 """Orchestrators kept connected ahead of need; the rest are dialled when chosen."""
 MAX_MODEL_TOPICS: Final = 256
+ADVERTS_LOOKED_AT: Final = 4_096
+"""By who only wants to show some; it takes a millisecond or two."""
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +109,19 @@ class Directory:
     def rank(self, need: Need, *, limit: int) -> list[Candidate]:
         """The best orchestrators for *need*; raises what stands in the way (see `core.matching`)."""
         return self.index.rank(need, now_ms=self._clock(), rng=self._rng, limit=limit)
+
+    def most_staked(self, limit: int) -> list[tuple[Sealed[Advert], OrchestratorView, Standing]]:
+        """Who is known with the most stake, of the first `ADVERTS_LOOKED_AT`: advert, view of the ledger, standing."""
+        found = [
+            (self._standings.get(each.sender, (None, 0))[0], each) for each in islice(self.book, ADVERTS_LOOKED_AT)
+        ]
+        staked = [(view, each) for view, each in found if view is not None]
+        best = heapq.nlargest(limit, staked, key=lambda pair: pair[0].stake)
+        return [(each, view, self._standing(each.sender, view)) for view, each in best]
+
+    def _standing(self, orchestrator: PublicKey, view: OrchestratorView) -> Standing:
+        on_ledger = view.completed, view.failed + view.timed_out
+        return self.reputation.standing(orchestrator, self._clock() / 1_000, on_ledger=on_ledger)
 
     async def reach(self, peer: PublicKey) -> PeerId:
         """Make sure of a connection.  Raises `PeerUnreachable`."""
@@ -181,9 +199,7 @@ class Directory:
             busy = advert.body.slots
         else:
             self._full.pop(orchestrator, None)
-        standing = self.reputation.standing(
-            orchestrator, self._clock() / 1_000, on_ledger=(view.completed, view.failed + view.timed_out)
-        )
+        standing = self._standing(orchestrator, view)
         self.index.put(
             orchestrator,
             [

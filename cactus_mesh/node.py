@@ -34,6 +34,7 @@ from cactus_mesh.dossier import open_dossier
 from cactus_mesh.herald import Herald
 from cactus_mesh.journal import open_journal
 from cactus_mesh.known import require_way_in, with_known_peers, with_neighbours
+from cactus_mesh.live import Sources, TaskTable, open_live, watched_network
 from cactus_mesh.orchestrator import offers_of, open_orchestrator
 from cactus_mesh.router import open_router
 from cactus_mesh.snapshot import network_snapshot, peer_snapshot, ping, try_punch
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from cactus_mesh.client import Client
     from cactus_mesh.config import Config
     from cactus_mesh.identity import Identity
+    from cactus_mesh.live import Live
     from cactus_mesh.messages import ModelOffer
     from cactus_mesh.net.network import MeshNetwork
     from cactus_mesh.observability.meter import Meter
@@ -72,6 +74,8 @@ class Node:
     """None where the configuration leaves claiming to the command line."""
     started_at: float
     """In Unix seconds."""
+    tasks: TaskTable
+    """What passes through this node, for `open_live_of`."""
 
     def join_line(self) -> str:
         """What to paste on another machine, so that it joins through this node."""
@@ -176,12 +180,34 @@ async def open_node(
             network = measured_network(network, meter)
             engine = MeasuredEngine(engine, meter) if engine is not None else None
             services.start_soon(meter.watch_loop)
-        node = await _Roles(stack, services, identity, config, home, network, ledger, book, engine).open()
+        tasks = TaskTable()
+        network = watched_network(network, tasks)
+        node = await _Roles(stack, services, identity, config, home, network, ledger, book, engine, tasks).open()
         if meter is not None:
             from cactus_mesh.observability.gauges import NodeCollector
 
             meter.registry.register(NodeCollector(node))
         yield node
+
+
+@asynccontextmanager
+async def open_live_of(node: Node, home: Home) -> AsyncIterator[Live]:
+    """What *node* sees, from now on; its tasks from its start."""
+    with open_book(home.book_file) as book:
+        sources = Sources(
+            identity=node.identity,
+            config=node.config,
+            network=node.network,
+            ledger=node.ledger,
+            book=book,
+            tasks=node.tasks,
+            roles=node.config.roles,
+            started_at=node.started_at,
+            directory=node.directory,
+            more=node.status,
+        )
+        async with open_live(sources) as live:
+            yield live
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +223,7 @@ class _Roles:
     ledger: Ledger
     book: Book
     engine: Engine | None
+    tasks: TaskTable
 
     async def open(self) -> Node:
         config = self.config
@@ -242,6 +269,7 @@ class _Roles:
             orchestrator,
             claimer,
             wall_clock() / 1_000,
+            self.tasks,
         )
 
     async def _router(self, directory: Directory) -> Router:
@@ -297,12 +325,13 @@ async def open_client(
     ledger: str | None = None,
     home: Path | Home | None = None,
     config: Config | None = None,
+    tasks: TaskTable | None = None,
 ) -> AsyncIterator[Client]:
     """A client of the mesh, for use from trio.
 
     What is not given comes from the environment and ``config.toml``, as for the command line.  The key at *home* is
-    made on first use; its account needs a deposit before the first task.  Raises `NoBootstrap`, `PeerUnreachable`
-    naming each address tried, or a `LedgerError`.
+    made on first use; its account needs a deposit before the first task.  *tasks* takes note of what passes.
+    Raises `NoBootstrap`, `PeerUnreachable` naming each address tried, or a `LedgerError`.
     """
     place = home if isinstance(home, Home) else find_home(home)
     if config is None:
@@ -321,7 +350,7 @@ async def open_client(
             claim_beside(services, identity, open_ledger, book, config.claims)
             async with open_client_role(
                 identity,
-                open_network,
+                open_network if tasks is None else watched_network(open_network, tasks),
                 open_ledger,
                 config.client,
                 consented=lambda consent: book.asked(consent.client, consent.task_id, consent.expires_at),
@@ -343,3 +372,22 @@ async def open_client_beside(node: Node, home: Home) -> AsyncIterator[Client]:
             purse_file=home.purse_file,
         ) as client:
             yield client
+
+
+@asynccontextmanager
+async def open_live_of_client(client: Client, config: Config, home: Home, tasks: TaskTable) -> AsyncIterator[Live]:
+    """What *client* sees, from now on; *tasks* are those that `open_client` was given."""
+    with open_book(home.book_file) as book:
+        sources = Sources(
+            identity=client.identity,
+            config=config,
+            network=client.network,
+            ledger=client.ledger,
+            book=book,
+            tasks=tasks,
+            roles=("client",),
+            started_at=wall_clock() / 1_000,
+            spent_today=client.spent_today,
+        )
+        async with open_live(sources) as live:
+            yield live

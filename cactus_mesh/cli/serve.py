@@ -67,7 +67,7 @@ async def run(
     """
     from cactus_mesh.control import open_control
     from cactus_mesh.lifetime import open_lifetime
-    from cactus_mesh.node import open_node
+    from cactus_mesh.node import open_live_of, open_node
 
     about_engine = {"kind": engine, "url": engine_url, "device": device, "dtype": dtype, "slots": slots}
     given = {name: value for name, value in about_engine.items() if value is not None}
@@ -89,8 +89,9 @@ async def run(
         open_lifetime(stdin_too=until_stdin_closes) as lifetime,
         open_control(home.control_file, answers),
         open_node(config, home, meter=meter) as node,
+        open_live_of(node, home) as live,
     ):
-        answers |= node.answers()
+        answers |= node.answers() | {"live": lambda _: live.fresh()}
         async with (
             _scraped(config, meter, as_json=as_json),
             _gateway(node, home, meter, as_json=as_json) if with_gateway else nullcontext(),

@@ -24,7 +24,7 @@ from cactus_mesh.identity import Address, load_key_file
 from cactus_mesh.ledger.client import open_ledger
 from cactus_mesh.ledger.dev import fund
 from cactus_mesh.lifetime import open_lifetime
-from cactus_mesh.node import open_client, open_node
+from cactus_mesh.node import open_client, open_live_of, open_node
 from cactus_mesh.observability.meter import Meter
 from cactus_mesh.processes import open_family
 from cactus_mesh.terminal import set_up_logging
@@ -142,9 +142,10 @@ async def serve(role: str, home: Home, settings: dict[str, Any], engine: dict[st
         open_lifetime(stdin_too=True) as lifetime,
         open_control(home.control_file, answers),
         open_node(config, home, engine=fixed, meter=meter) as node,
+        open_live_of(node, home) as live,
         open_scrape(config.metrics.listen, meter.text) if meter else nullcontext() as url,
     ):
-        answers |= node.answers()
+        answers |= node.answers() | {"live": lambda _: live.fresh()}
         print(json.dumps({"event": "ready", **node.status(), "metrics": url}), flush=True)
         await lifetime.serving()
 
