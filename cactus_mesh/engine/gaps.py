@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cactus_mesh.engine.sampling import candidates, choose, gumbel_noise, penalised
-from cactus_mesh.errors import EngineFailed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,14 +31,13 @@ def judge(
     """The log-probability of *claimed* after *before*, and its gap.  Raises `EngineFailed` as `choose` does."""
     if not 0 <= claimed < len(logits):
         return -math.inf, math.inf
+    chosen, logprob = choose(logits, sampling, seed, before, allowed)
+    if chosen == claimed:
+        return logprob, 0.0
     highest = float(logits.max())
-    if not np.isfinite(highest):
-        raise EngineFailed("the model's output is not a number; its weights or its dtype are unusable")
     logprob = float(logits[claimed]) - highest - float(np.log(np.exp(logits - highest).sum()))
     if allowed is not None and not allowed[claimed]:
         return logprob, math.inf
-    if choose(logits, sampling, seed, before, allowed)[0] == claimed:
-        return logprob, 0.0
     usable = logits if allowed is None else np.where(allowed, logits, -np.inf)
     return logprob, _gap(penalised(usable, sampling, before), claimed, sampling, seed, len(before))
 
