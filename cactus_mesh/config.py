@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from cactus_mesh.core.draws import AuditPolicy, refuse_unprofitable
+from cactus_mesh.core.keeping import RecordPolicy
 from cactus_mesh.core.matching import Weights
 from cactus_mesh.core.routing import Patience
 from cactus_mesh.core.serving import ServingPolicy
@@ -121,6 +122,8 @@ class GatewayConfig:
     connections: Annotated[int, Meta(ge=1, le=16_384)] = 512
     requests_per_minute: Annotated[int, Meta(ge=1, le=1_000_000)] = 6_000
     """Of one key, or of one address where no keys are needed."""
+    dashboard: bool = True
+    """Serve the page that shows this process and the mesh around it, at ``/``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,7 @@ class Config:
     patience: Patience = field(default_factory=Patience)
     client: ClientConfig = field(default_factory=ClientConfig)
     claims: ClaimsConfig = field(default_factory=ClaimsConfig)
+    records: RecordPolicy = field(default_factory=RecordPolicy)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
@@ -209,6 +213,14 @@ class Home:
     @property
     def purse_file(self) -> Path:
         return self.state / "purse.sqlite"
+
+    @property
+    def records_file(self) -> Path:
+        return self.state / "records.sqlite"
+
+    @property
+    def chat_history_file(self) -> Path:
+        return self.state / "chat-history"
 
     @property
     def gateway_keys_file(self) -> Path:

@@ -54,6 +54,8 @@ SHELLS = {
     "purse",
     "events",
     "routers",
+    "records",
+    "noting",
 }
 NOT_PURE = {
     "trio",
