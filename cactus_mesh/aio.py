@@ -115,8 +115,9 @@ class Answer:
         """Read to the end.  Raises the task's `MeshError`."""
         return await asyncio.wrap_future(self._portal.submit(self._answer.wait))
 
-    async def cancel(self) -> None:
-        await asyncio.wrap_future(self._portal.submit(self._answer.__aexit__, None, None, None))
+    async def cancel(self) -> Result:
+        """End the task and wait for the price of what was made; see `cactus_mesh.answer.Answer.cancel`."""
+        return await asyncio.wrap_future(self._portal.submit(self._answer.cancel))
 
     def __aiter__(self) -> Self:
         return self
@@ -133,4 +134,4 @@ class Answer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.cancel()
+        await asyncio.wrap_future(self._portal.submit(self._answer.__aexit__, None, None, None))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 import trio
 
+from cactus_mesh.concurrency import Stop
 from cactus_mesh.core.routing import MAX_CHARACTERS_PER_TOKEN
 from cactus_mesh.errors import ProtocolViolation
 from cactus_mesh.identity import peer_id
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from cactus_mesh.errors import MeshError
-    from cactus_mesh.identity import PeerId
-    from cactus_mesh.messages import FinishReason, Receipt, Sampling, Sealed, StreamItem, Verdict, Work
+    from cactus_mesh.identity import PeerId, PublicKey
+    from cactus_mesh.messages import FinishReason, Receipt, Sampling, Sealed, StreamItem, TaskRequest, Verdict, Work
 
 T = TypeVar("T")
 PIECES_UNDER_WAY: Final = 64
@@ -114,17 +115,35 @@ class Job:
         self.orchestrator: PeerId | None = None
         self.accepted = trio.Event()
         """An orchestrator has taken the task, or it has ended."""
+        self.over = trio.Event()
+        self.router: PublicKey | None = None
+        """Which is asked now."""
+        self.stop = Stop()
+        self.began = trio.current_time()
+        self.first_at: float | None = None
+        """When its first text came."""
+        self.request: Sealed[TaskRequest] | None = None
+        """The last that was sent."""
+        self.done: Done | None = None
+        """How its stream ended, checked or not."""
+
+    def leave(self) -> None:
+        """Nobody reads on: end the task, and wait for the receipt of what was made by now."""
+        if not self.over.is_set():
+            self.pieces.close()
+            self.stop.ask()
 
 
 class Answer:
     """A task's text as it is made: iterate over it, then read `result`.
 
-    Leaving an ``async with`` block, or dropping the last reference, before the end cancels the task.
+    Leaving an ``async with`` block, or dropping the last reference, before the end cancels the task; it goes on in the
+    background until its price is known.  What was made by then is paid.
     """
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        weakref.finalize(self, _abandon, job.scope, trio.lowlevel.current_trio_token()).atexit = False
+        weakref.finalize(self, _abandon, job, trio.lowlevel.current_trio_token()).atexit = False
 
     @property
     def task_id(self) -> bytes:
@@ -157,7 +176,7 @@ class Answer:
     async def __anext__(self) -> str:
         try:
             return await self._job.pieces.receive()
-        except trio.EndOfChannel:
+        except (trio.EndOfChannel, trio.ClosedResourceError):
             if self._job.error is not None:
                 raise self._job.error from None
             raise StopAsyncIteration from None
@@ -168,18 +187,28 @@ class Answer:
             pass
         return self.result
 
+    async def cancel(self) -> Result:
+        """End the task now, and wait for the receipt and price of what was made: ``result.finish == "cancelled"``.
+
+        After its end it just gives the result.  Raises `Cancelled` when no token had been made, so nothing is paid, or
+        when nobody signed for it in time; else as `result`.
+        """
+        self._job.leave()
+        await self._job.over.wait()
+        return self.result
+
     async def __aenter__(self) -> Answer:
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._job.scope.cancel()
+        self._job.leave()
 
 
-def _abandon(scope: trio.CancelScope, token: trio.lowlevel.TrioToken) -> None:
+def _abandon(job: Job, token: trio.lowlevel.TrioToken) -> None:
     with contextlib.suppress(trio.RunFinishedError):
-        token.run_sync_soon(scope.cancel)
+        token.run_sync_soon(job.leave)
 
 
 class Stream:
@@ -191,6 +220,13 @@ class Stream:
         self.token_ids: list[int] = []
         self.text: list[str] = []
 
+    @property
+    def unwanted(self) -> bool:
+        return self._job.stop.asked
+
+    def sent(self, request: Sealed[TaskRequest]) -> None:
+        self._job.request = request
+
     async def take(self, item: StreamItem) -> Done | None:
         """Raises `ProtocolViolation` for what a router must not send."""
         match item:
@@ -200,6 +236,7 @@ class Stream:
             case Chunk():
                 await self._take_chunk(item)
             case Done():
+                self._job.done = item
                 return item
             case Accepted():
                 raise ProtocolViolation("the router sent an acceptance, which only an orchestrator does; ask again")
@@ -214,4 +251,6 @@ class Stream:
         self.token_ids += chunk.token_ids
         self.text.append(chunk.text)
         if chunk.text:
-            await self._job.into.send(chunk.text)
+            self._job.first_at = self._job.first_at or trio.current_time()
+            with contextlib.suppress(trio.BrokenResourceError):  # nobody reads on; the receipt is for all of it
+                await self._job.into.send(chunk.text)

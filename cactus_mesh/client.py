@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import trio
@@ -20,11 +21,13 @@ from cactus_mesh.core.delegation import continue_chain
 from cactus_mesh.core.draws import is_drawn, is_fair
 from cactus_mesh.core.prompts import conversation, several, short_enough
 from cactus_mesh.core.requests import SETTLE_MARGIN_SECONDS, Contract, OpenRequest
+from cactus_mesh.core.routing import STOP_MS
 from cactus_mesh.core.settlement import SettlementClaim, TaskConsent
 from cactus_mesh.core.verification import Witnessed, failed_checks
 from cactus_mesh.errors import (
     Busy,
     CallTimeout,
+    Cancelled,
     DeadlinePassed,
     Draining,
     LedgerDown,
@@ -40,6 +43,7 @@ from cactus_mesh.identity import address, peer_id
 from cactus_mesh.messages import (
     MAX_VALIDITY_MS,
     Assignment,
+    Cancel,
     Classify,
     Done,
     Embed,
@@ -54,7 +58,7 @@ from cactus_mesh.messages import (
     unseal,
 )
 from cactus_mesh.purse import open_purse
-from cactus_mesh.router import MODELS_METHOD, SUBMIT_METHOD
+from cactus_mesh.router import CANCEL_METHOD, MODELS_METHOD, SUBMIT_METHOD
 from cactus_mesh.routers import ROUTERS_TRIED, Routers
 from cactus_mesh.spans import client_part, working_on
 
@@ -78,6 +82,9 @@ TASKS_AT_ONCE: Final = 256
 """Of one client; more wait their turn."""
 DEADLINE_GRACE_SECONDS: Final = 5.0
 """Beyond the deadline, for the router's own word on it to arrive."""
+STOP_SECONDS: Final = STOP_MS / 1_000 + 2.0
+"""For the receipt of a cancelled task: what its router waits for its orchestrator, and the way there and back."""
+CANCEL_VALID_MS: Final = 60_000
 PAID_POLL_SECONDS: Final = 0.25
 MODELS_SECONDS: Final = 5.0
 LOOK_UP_SECONDS: Final = 60.0
@@ -93,17 +100,18 @@ async def open_client_role(
     clock: Clock = wall_clock,
     *,
     consented: Callable[[TaskConsent], None] = lambda _: None,
+    ended: Callable[[Job], None] = lambda _: None,
     purse_file: Path | None = None,
 ) -> AsyncIterator[Client]:
     """A client on an open network and ledger.  Leaving the block cancels its tasks.
 
     What it has spent is kept in *purse_file*, or in memory.  *consented* hears of each consent before it leaves: from
-    then on its task may be put into escrow.
+    then on its task may be put into escrow.  *ended* hears of each task when it is over.
     """
     caps = {"per_task": config.cap_per_task, "per_day": config.cap_per_day}
     with open_purse(purse_file, identity.address, **caps) as purse:
         async with open_service_nursery() as nursery:
-            client = Client(identity, network, ledger, config, nursery, clock, consented, purse)
+            client = Client(identity, network, ledger, config, nursery, clock, consented, ended, purse)
             nursery.start_soon(client.look_up_prices)
             yield client
 
@@ -111,6 +119,12 @@ async def open_client_role(
 def _consent_ends(ask: Ask) -> int:
     """In Unix seconds: until then the ledger settles the task."""
     return ask.deadline_ms // 1_000 + 2 * SETTLE_MARGIN_SECONDS
+
+
+def _without_receipt(job: Job) -> Cancelled:
+    if job.orchestrator is None:
+        return Cancelled("this task was cancelled before anybody had taken it; nothing is paid")
+    return Cancelled("this task was cancelled and no receipt has come; what is paid for it the ledger tells later")
 
 
 class Client:
@@ -125,6 +139,7 @@ class Client:
         nursery: trio.Nursery,
         clock: Clock,
         consented: Callable[[TaskConsent], None],
+        ended: Callable[[Job], None],
         purse: Purse,
     ) -> None:
         self.identity = identity
@@ -134,6 +149,7 @@ class Client:
         self._nursery = nursery
         self._clock = clock
         self._consented = consented
+        self._ended = ended
         self._purse = purse
         self._events = Broadcast()
         self._contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
@@ -200,6 +216,7 @@ class Client:
         ask = ask_of(model, work, options, self._config, now_ms)
         self._purse.reserve(ask.task_id, ask.max_price, now=now_ms / 1_000, known_by=_consent_ends(ask) + 1)
         job = Job(ask)
+        job.stop.then(partial(self._nursery.start_soon, self._cancel, job))
         self._nursery.start_soon(self._work, ask, job, (ask.deadline_ms - now_ms) / 1_000 + DEADLINE_GRACE_SECONDS)
         return Answer(job)
 
@@ -214,8 +231,11 @@ class Client:
             except trio.TooSlowError:
                 job.error = DeadlinePassed("no answer came by the deadline; ask again with a later one")
             finally:
+                if job.stop.asked and job.result is None and job.error is None:
+                    job.error = _without_receipt(job)
                 self._account(ask, job)
                 job.accepted.set()
+                job.over.set()
 
     def _account(self, ask: Ask, job: Job) -> None:
         """What a task that somebody worked on and that did not end well costs is for the ledger to say, later."""
@@ -227,6 +247,7 @@ class Client:
             self._purse.known(ask.task_id, job.result.price)
         elif job.orchestrator is None:
             self._purse.known(ask.task_id, 0)
+        self._ended(job)
 
     async def look_up_prices(self) -> None:
         """Find out, for ever, what the tasks have cost that did not end well."""
@@ -247,10 +268,11 @@ class Client:
                 tried.add(router)
                 stream = Stream(ask, job)
                 try:
+                    job.router = router
                     return await self._ask_router(router, ask, stream)
                 except (UnreachableError, Draining, Busy, LedgerDown, PeerError) as error:
                     self._routers.forget()
-                    if stream.token_ids:
+                    if stream.token_ids or job.stop.asked:
                         raise
                     failed = error
         assert failed is not None, "there is at least one router"
@@ -258,6 +280,7 @@ class Client:
 
     async def _ask_router(self, router: PublicKey, ask: Ask, stream: Stream) -> Result:
         request = self._request(ask, router)
+        stream.sent(request)
         self._events.tell(TaskSent(ask.task_id, ask.model, peer_id(router), ask.max_price))
         async with self.network.call(peer_id(router), SUBMIT_METHOD, request.raw) as reply:
             async for raw in reply:
@@ -265,6 +288,17 @@ class Client:
                 if done is not None:
                     return self._check(request, done, stream)
         raise ProtocolViolation(f"router {peer_id(router)} ended the task without a receipt; ask again")
+
+    async def _cancel(self, job: Job) -> None:
+        """Have the task's router end it; nobody is owed anything where nobody has taken it."""
+        if job.router is None or job.orchestrator is None:
+            job.scope.cancel()
+            return
+        job.scope.deadline = trio.current_time() + STOP_SECONDS
+        wish, now_ms = Cancel(job.ask.task_id, ""), self._clock()
+        sealed = seal(wish, self.identity, now_ms=now_ms, valid_ms=CANCEL_VALID_MS, recipient=job.router)
+        with contextlib.suppress(MeshError), trio.move_on_after(STOP_SECONDS):
+            await self.network.ask(peer_id(job.router), CANCEL_METHOD, sealed.raw)
 
     def _request(self, ask: Ask, router: PublicKey) -> Sealed[TaskRequest]:
         now_ms = self._clock()
@@ -305,7 +339,7 @@ class Client:
         chain = continue_chain(opened, assignment, done.delegations, now_ms=None)
         receipt = unseal(done.receipt, Receipt, now_ms=None)
         text = "".join(stream.text)
-        failed = failed_checks(receipt, chain, self._contract, Witnessed(stream.token_ids, text, None))
+        failed = failed_checks(receipt, chain, self._contract, Witnessed(stream.token_ids, text, None, stream.unwanted))
         if done.verdict is None:
             raise ReceiptRejected("the router sent no verdict on the receipt; ask another router")
         verdict = unseal(done.verdict, Verdict, now_ms=None, sender=router)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
@@ -18,6 +18,27 @@ def first_of(group: BaseExceptionGroup[E]) -> E:
     """The first single exception in *group*: the one that is worth telling, the others mostly follow from it."""
     first = group.exceptions[0]
     return first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+class Stop:
+    """Somebody's wish that some work end early, with what there is; whoever does the work says what that means."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._acts: list[Callable[[], None]] = []
+
+    def ask(self) -> None:
+        """Once; again it does nothing."""
+        if not self.asked:
+            self.asked = True
+            for act in self._acts:
+                act()
+
+    def then(self, act: Callable[[], None]) -> None:
+        """Have *act* called as soon as the work is to end, which may be now."""
+        self._acts.append(act)
+        if self.asked:
+            act()
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ difference between the two.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cactus_mesh.clock import Clock
+    from cactus_mesh.concurrency import Stop
     from cactus_mesh.core.delegation import Chain
     from cactus_mesh.core.matching import Candidate
     from cactus_mesh.directory import Directory
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from cactus_mesh.ports import Network
 
 RUN_METHOD: Final = "task.run"
+STOP_METHOD: Final = "task.stop"
 ITEMS_UNDER_WAY: Final = 32
 """Between an attempt and its machine; the orchestrator's credit is used up soon after."""
 
@@ -70,6 +73,8 @@ class Plan(Protocol):
     deadline_ms: int
     partial: Partial | None
     """What had been streamed before this dispatch."""
+    stop: Stop
+    """When nobody wants the rest any more."""
 
     @property
     def pinned(self) -> bool:
@@ -114,7 +119,9 @@ class Dispatcher:
             partial=plan.partial,
         )
         async with open_service_nursery() as nursery:
-            return await _Run(self, plan, machine, nursery).to_the_end()
+            run = _Run(self, plan, machine, nursery)
+            plan.stop.then(run.wake)
+            return await run.to_the_end()
 
 
 class _Run:
@@ -131,6 +138,11 @@ class _Run:
         self._placed: dict[int, tuple[Candidate, Placed, int]] = {}
         self._evidence: Evidence | None = None
         self._wake_at_ms: float = math.inf
+        self._waiting = trio.CancelScope()
+
+    def wake(self) -> None:
+        """Look again whether this is still wanted."""
+        self._waiting.cancel()
 
     async def to_the_end(self) -> Evidence:
         effects = self._machine.begin(self._clock())
@@ -148,7 +160,8 @@ class _Run:
             effects = self._machine.handle(event, self._clock())
 
     async def _do(
-        self, effect: routing.Assign | routing.Abandon | routing.Forward | routing.WakeAt | routing.Record
+        self,
+        effect: routing.Assign | routing.Abandon | routing.Stop | routing.Forward | routing.WakeAt | routing.Record,
     ) -> None:
         match effect:
             case routing.Assign(attempt=attempt, candidate=candidate, partial=partial):
@@ -158,6 +171,8 @@ class _Run:
                 self._nursery.start_soon(self._attempt, attempt, candidate, placed.order, scope)
             case routing.Abandon(attempt=attempt):
                 self._scopes[attempt].cancel()
+            case routing.Stop(attempt=attempt):
+                self._nursery.start_soon(self._tell_to_stop, *self._placed[attempt][:2])
             case routing.Forward(start=start, token_ids=token_ids, text=text):
                 await self._plan.forward(Chunk(self._plan.task_id, start, list(token_ids), text))
                 self._machine.pinned = self._plan.pinned
@@ -177,6 +192,11 @@ class _Run:
         finally:
             directory.end_task(candidate.orchestrator)
 
+    async def _tell_to_stop(self, candidate: Candidate, placed: Placed) -> None:
+        """One that does not hear it is given up when its time is over."""
+        with suppress(MeshError):
+            await self._dispatcher.network.ask(peer_id(candidate.orchestrator), STOP_METHOD, placed.digest)
+
     async def _converse(self, attempt: int, candidate: Candidate, order: Order) -> Done | MeshError:
         """Pass on what the orchestrator sends, and return how it ended."""
         try:
@@ -192,6 +212,8 @@ class _Run:
         return ProtocolViolation(f"orchestrator {peer} ended the task without a receipt")
 
     async def _next_event(self) -> routing.Event:
+        if self._plan.stop.asked and not self._machine.unwanted:
+            return routing.Unwanted()
         received = await self._receive()
         if received is None or received[0] != max(self._placed):
             return routing.Woke()
@@ -206,7 +228,7 @@ class _Run:
             return self._items.receive_nowait()
         except trio.WouldBlock:
             pass
-        with trio.move_on_after(max(0.0, (self._wake_at_ms - self._clock()) / 1_000)):
+        with trio.move_on_after(max(0.0, (self._wake_at_ms - self._clock()) / 1_000)) as self._waiting:
             return await self._items.receive()
         return None
 
@@ -236,7 +258,8 @@ class _Run:
                 return routing.Tokens(attempt, item.start, item.token_ids, item.text)
             case Done():
                 elapsed_ms = self._clock() - asked_at_ms
-                seen = Witnessed(self._machine.token_ids, self._machine.text, elapsed_ms)
+                machine = self._machine
+                seen = Witnessed(machine.token_ids, machine.text, elapsed_ms, machine.unwanted)
                 self._evidence = self._plan.examine(candidate, item, seen)
                 return routing.Finished(attempt, self._evidence.failed_checks)
             case Progress():

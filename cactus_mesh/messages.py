@@ -70,7 +70,9 @@ _Tokens = Annotated[list[_U32], Meta(max_length=MAX_TOKENS)]
 
 Role = Literal["bootstrap", "client", "orchestrator", "relay", "router"]
 WorkKind = Literal["chat", "classify", "embed", "generate", "rerank"]
-FinishReason = Literal["length", "stop", "stop_string"]
+Ending = Literal["length", "stop", "stop_string"]
+FinishReason = Literal["cancelled", "length", "stop", "stop_string"]
+"""How an answer ends of itself; or ``cancelled``, when its client had it ended."""
 
 
 class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -340,7 +342,7 @@ class Finding(Body, frozen=True):
     logprobs: Annotated[bytes, Meta(max_length=4 * MAX_TOKENS)]
     gaps: Annotated[bytes, Meta(max_length=4 * MAX_TOKENS)]
     text_hash: _Hash
-    finish: FinishReason | None
+    finish: Ending | None
     prompt_tokens: _U32
     engine: _Label
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cactus_mesh.clock import wall_clock
-from cactus_mesh.concurrency import open_batches
+from cactus_mesh.concurrency import Stop, open_batches
 from cactus_mesh.core.delegation import continue_chain, open_chain
 from cactus_mesh.core.matching import Need
 from cactus_mesh.core.receipts import Work, pack_logprobs, receipt_for, receipt_over
 from cactus_mesh.core.requests import Contract
 from cactus_mesh.core.serving import DELEGATE_DEADLINE_MS, Slots, refuse_unfit
 from cactus_mesh.core.verification import failed_checks
-from cactus_mesh.dispatch import RUN_METHOD, Evidence, Placed
-from cactus_mesh.errors import Busy, CannotContinue, DeadlinePassed, Draining, EngineFailed, MeshError
+from cactus_mesh.dispatch import RUN_METHOD, STOP_METHOD, Evidence, Placed
+from cactus_mesh.errors import Busy, Cancelled, CannotContinue, DeadlinePassed, Draining, EngineFailed, MeshError
 from cactus_mesh.identity import address
 from cactus_mesh.messages import (
     MAX_VALIDITY_MS,
@@ -102,17 +102,20 @@ async def open_orchestrator(
     load_changed: Callable[[], None],
     clock: Clock = wall_clock,
     claimed: Callable[[TaskConsent], None] = lambda _: None,
+    served: Callable[[Chain, Sealed[Receipt], list[bytes]], None] = lambda *_: None,
 ) -> AsyncIterator[Orchestrator]:
     """Serve routers.  Leaving the block refuses new orders and lets running ones end for a while.
 
     *load_changed* is called whenever a slot is taken or freed, *claimed* with the consent of each task before its
-    receipt leaves: from then on this orchestrator answers for it.
+    receipt leaves: from then on this orchestrator answers for it.  *served* hears of each receipt that has left, with
+    the delegations that lead to whoever did the work.
     """
     slots = Slots(engine.slots, policy, since_ms=clock())
     orchestrator = Orchestrator(
-        identity, ledger, engine, dispatcher, offers, policy, slots, load_changed, clock, claimed
+        identity, ledger, engine, dispatcher, offers, policy, slots, load_changed, clock, claimed, served
     )
     network.serve(RUN_METHOD, orchestrator._run, at_once=slots.load.slots + WAITING_CALLS)
+    network.serve(STOP_METHOD, orchestrator._stop_order, at_once=slots.load.slots + WAITING_CALLS)
     serve_audits(network, identity, ledger, engine, clock)
     try:
         yield orchestrator
@@ -138,6 +141,7 @@ class Orchestrator:
         load_changed: Callable[[], None],
         clock: Clock,
         claimed: Callable[[TaskConsent], None],
+        served: Callable[[Chain, Sealed[Receipt], list[bytes]], None],
     ) -> None:
         self.identity = identity
         self.contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
@@ -150,7 +154,10 @@ class Orchestrator:
         self._slots = slots
         self._load_changed = load_changed
         self._claimed = claimed
+        self._served = served
         self._scopes: set[trio.CancelScope] = set()
+        self._orders: dict[tuple[PublicKey, bytes], Stop] = {}
+        """What is under way, by who gave the order and the digest of its last link."""
         self._one_less = trio.Event()
         self._stopping = False
         self.served = 0
@@ -173,13 +180,13 @@ class Orchestrator:
     async def _serve(self, call: Call, order: Order, chain: Chain) -> None:
         router = await self._ledger.server(address(chain.router))
         refuse_unfit(chain, self._offers, router, self.policy, now_ms=self.clock())
-        with self._in_slot(chain) as place, self._until_deadline(chain):
+        with self._in_slot(chain) as place, self._until_deadline(chain), self._stoppable(chain) as stop:
             acceptance = Acceptance(chain.request.consent.task_id, chain.order_hash)
             await call.send(encode_unsigned(Accepted(self.seal(acceptance, chain.giver).raw)))
             if place == "engine":
-                await self._work(call, order, chain)
+                await self._work(call, order, chain, stop)
             else:
-                await self._delegate(call, order, chain)
+                await self._delegate(call, order, chain, stop)
             self.served += 1
 
     @contextmanager
@@ -207,18 +214,35 @@ class Orchestrator:
         if scope.cancelled_caught:
             raise DeadlinePassed("the work was not done by its deadline; ask again with a later one")
 
+    @contextmanager
+    def _stoppable(self, chain: Chain) -> Iterator[Stop]:
+        name = chain.giver, chain.order_hash
+        stop = self._orders[name] = Stop()
+        try:
+            yield stop
+        finally:
+            del self._orders[name]
+
+    async def _stop_order(self, call: Call) -> None:
+        """``task.stop``: the digest of an order's last link in, from who gave it; nothing out, also when it is over."""
+        stop = self._orders.get((call.public_key, call.payload))
+        if stop is not None:
+            stop.ask()
+        await call.send(b"")
+
     def seal(self, body: B, recipient: PublicKey) -> Sealed[B]:
         return seal(body, self.identity, now_ms=self.clock(), valid_ms=EVIDENCE_VALID_MS, recipient=recipient)
 
     # --- on the engine -----------------------------------------------------------------------------------------------
 
-    async def _work(self, call: Call, order: Order, chain: Chain) -> None:
+    async def _work(self, call: Call, order: Order, chain: Chain, stop: Stop) -> None:
         request, assignment = chain.request.sealed.body, chain.assignment.body
         seed = seed_of(request.nonce, assignment.router_nonce, request.task_id)
         offer = assignment.offer
         before = chain.partial.token_ids if chain.partial else ()
         with step("engine"):
             async with self._engine.generate(offer.digest, request.work, request.sampling, seed, before) as events:
+                stop.then(events.stop)
                 made = await self._stream(call, request.task_id, events, chain.partial)
         receipt = receipt_for(chain, self.contract, made, self.identity)
         await self._send_receipt(call, order, chain, receipt)
@@ -254,6 +278,8 @@ class Orchestrator:
                     await call.send(encode_unsigned(chunk))
         if finish is None:
             raise EngineFailed("the engine ended without saying how; the orchestrator's log has more")
+        if not token_ids:
+            raise Cancelled("this task was stopped before its first token")
         return Work(
             token_ids=token_ids,
             logprobs=pack_logprobs(logprobs),
@@ -268,10 +294,11 @@ class Orchestrator:
         sealed = self.seal(receipt, chain.giver)
         self._claimed(chain.request.consent)
         await call.send(encode_unsigned(Done(order.assignment, order.delegations, sealed.raw, None)))
+        self._served(chain, sealed, list(order.delegations))
 
     # --- at a delegate -----------------------------------------------------------------------------------------------
 
-    async def _delegate(self, call: Call, order: Order, chain: Chain) -> None:
+    async def _delegate(self, call: Call, order: Order, chain: Chain, stop: Stop) -> None:
         request = chain.request.sealed.body
         need = Need(
             model=request.model,
@@ -286,7 +313,7 @@ class Orchestrator:
             candidates = self._dispatcher.directory.rank(need, limit=DELEGATES)
         except MeshError as error:
             raise Busy(f"this orchestrator is full and nobody can take the task for it ({error.code})") from None
-        evidence = await self._dispatcher.dispatch(_Delegated(self, call, order, chain), candidates)
+        evidence = await self._dispatcher.dispatch(_Delegated(self, call, order, chain, stop), candidates)
         receipt = receipt_over(evidence.receipt, chain.order_hash, self.identity)
         await self._send_receipt(
             call, Order(order.request, order.assignment, evidence.done.delegations), chain, receipt
@@ -316,12 +343,13 @@ def _refuse_other(partial: Partial, token_ids: Sequence[int], text: Sequence[str
 class _Delegated:
     """A task handed on, as a `dispatch.Plan`."""
 
-    def __init__(self, orchestrator: Orchestrator, call: Call, order: Order, chain: Chain) -> None:
+    def __init__(self, orchestrator: Orchestrator, call: Call, order: Order, chain: Chain, stop: Stop) -> None:
         request = chain.request.sealed.body
         self.task_id = request.task_id
         self.max_tokens = request.sampling.max_tokens
         self.deadline_ms = chain.done_by_ms - DELEGATE_DEADLINE_MS
         self.partial = chain.partial
+        self.stop = stop
         self.pinned = False
         self._orchestrator = orchestrator
         self._call = call

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cactus_mesh.core.pricing import RewardParams, Split
     from cactus_mesh.core.settlement import Settlement, SettlementClaim, TaskConsent
     from cactus_mesh.identity import Address, Identity, PeerId, PublicKey
-    from cactus_mesh.messages import FinishReason, ModelShape, Role, Sampling, Work, WorkKind
+    from cactus_mesh.messages import Ending, FinishReason, ModelShape, Role, Sampling, Work, WorkKind
 
 
 # --- network -----------------------------------------------------------------------------------------------------
@@ -195,8 +195,22 @@ class Replay:
     logprobs: tuple[float, ...]
     gaps: tuple[float, ...]
     text: str
-    finish: FinishReason | None
+    finish: Ending | None
     prompt_tokens: int
+
+
+class Generation(Protocol):
+    """What an engine makes, as it is made."""
+
+    def __aiter__(self) -> AsyncIterator[EngineEvent]: ...
+
+    async def __anext__(self) -> EngineEvent: ...
+
+    def stop(self) -> None:
+        """Make no more: after the tokens that are made already comes an `EngineFinish`, ``cancelled`` unless they end
+        the answer.  Of work that is made in one piece the rest still comes.  Text that waits for the next token is
+        left out.  Does nothing once that has ended."""
+        ...
 
 
 class Engine(Protocol):
@@ -217,8 +231,8 @@ class Engine(Protocol):
 
     def generate(
         self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, before: Sequence[int] = ()
-    ) -> AbstractAsyncContextManager[AsyncIterator[EngineEvent]]:
-        """Run one generation; the iterator ends with exactly one `EngineFinish`.  *seed* has 32 bytes.
+    ) -> AbstractAsyncContextManager[Generation]:
+        """Run one generation; its iterator ends with exactly one `EngineFinish`.  *seed* has 32 bytes.
 
         Entering the block admits it, or raises `UnknownModel`, `PromptTooLong`, `BadParameters` or `Busy`; the iterator
         may raise `EngineFailed`.  Its slot is free once it has finished or the block is left; leaving early stops the

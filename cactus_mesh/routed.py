@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
+from cactus_mesh.concurrency import Stop
 from cactus_mesh.core.delegation import continue_chain
 from cactus_mesh.core.draws import SECRET_BYTES, nonce_of
 from cactus_mesh.core.matching import Need
 from cactus_mesh.core.settlement import SettlementClaim
 from cactus_mesh.core.verification import failed_checks
 from cactus_mesh.dispatch import Evidence, Placed
+from cactus_mesh.errors import LedgerDown, MeshError
+from cactus_mesh.identity import address
 from cactus_mesh.messages import (
     Assignment,
     Done,
@@ -25,16 +28,18 @@ from cactus_mesh.messages import (
     kind_of,
     unseal,
 )
+from cactus_mesh.ports import EscrowOrder
 
 if TYPE_CHECKING:
     from cactus_mesh.core.matching import Candidate
     from cactus_mesh.core.requests import OpenRequest
     from cactus_mesh.core.routing import Record
     from cactus_mesh.core.verification import Witnessed
-    from cactus_mesh.errors import MeshError
     from cactus_mesh.messages import Chunk, Partial, Sealed
     from cactus_mesh.ports import Call
     from cactus_mesh.router import Router
+
+ESCROW_ACCEPT_SECONDS: Final = 60
 
 
 class Running:
@@ -43,12 +48,31 @@ class Running:
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.why_cancelled: MeshError | None = None
+        self.over = trio.Event()
+        self.error: Exception | None = None
+        """What its client is to hear instead of an answer, once it is over."""
+        self.stop = Stop()
+        self.alone = False
+        """Nobody listens any more."""
+        self._saying = trio.CancelScope()
         self.escrowed = False
         self.handed_over = False
 
     def cancel(self, why: MeshError) -> None:
         self.why_cancelled = why
         self.scope.cancel()
+
+    def leave(self) -> None:
+        """The client has gone: what was made by now is still signed for and settled."""
+        self.alone = True
+        self._saying.cancel()
+        self.stop.ask()
+
+    async def say(self, call: Call, item: bytes) -> None:
+        """Send *item*, if there is still somebody to hear it."""
+        with trio.CancelScope() as self._saying:
+            if not self.alone:
+                await call.send(item)
 
 
 class RoutedTask:
@@ -62,6 +86,7 @@ class RoutedTask:
         self.max_tokens = request.sampling.max_tokens
         self.deadline_ms = request.deadline_ms
         self.partial: Partial | None = None
+        self.stop = running.stop
         self._router = router
         self._call = call
         self._opened = opened
@@ -97,19 +122,41 @@ class RoutedTask:
         return Evidence(ours, chain, receipt, failed_checks(receipt, chain, self._router.contract, seen))
 
     async def progress(self, candidate: Candidate, attempt: int) -> None:
-        await self._call.send(encode_unsigned(Progress(candidate.orchestrator, attempt)))
+        await self._running.say(self._call, encode_unsigned(Progress(candidate.orchestrator, attempt)))
 
     async def forward(self, chunk: Chunk) -> None:
         if self._escrow is None and self._opened.consent.max_price > self._router.escrow_above:
             self._escrow = trio.Event()
             self._nursery.start_soon(self._put_in_escrow, self._escrow)
-        await self._call.send(encode_unsigned(chunk))
+        await self._running.say(self._call, encode_unsigned(chunk))
 
     async def _put_in_escrow(self, ended: trio.Event) -> None:
+        """Have the ledger hold the task's price.  Whatever came of an attempt that got no answer is refunded later."""
+        router, running, consent = self._router, self._running, self._opened.consent
+        try:
+            with trio.CancelScope(shield=True):
+                running.escrowed = True
+                router.settling.escrow(consent)
+                await router.ledger.create_task(router.identity, self._escrow_order())
+        except LedgerDown as error:
+            running.cancel(error)
+        except MeshError as error:
+            running.escrowed = False
+            router.settling.never_escrowed(consent)
+            running.cancel(error)
+        ended.set()
+
+    def _escrow_order(self) -> EscrowOrder:
         assert self._assignment is not None, "tokens come from whoever the task was placed with"
         assert self._assignment.recipient is not None, "an assignment names its orchestrator"
-        await self._router.put_in_escrow(self._opened, self._assignment.recipient, self._running)
-        ended.set()
+        done_by = -(-self.deadline_ms // 1_000)
+        return EscrowOrder(
+            consent=self._opened.consent,
+            consent_signature=self._opened.sealed.body.consent_signature,
+            orchestrator=address(self._assignment.recipient),
+            accept_by=min(self._router.clock() // 1_000 + ESCROW_ACCEPT_SECONDS, done_by),
+            done_by=done_by,
+        )
 
     async def in_escrow(self) -> None:
         """Wait until the ledger has answered, where it was asked."""

@@ -30,13 +30,12 @@ from cactus_mesh.directory import outcomes_topic
 from cactus_mesh.dispatch import Dispatcher, Evidence
 from cactus_mesh.disputing import Disputer
 from cactus_mesh.errors import (
-    Cancelled,
     Draining,
     DuplicateTask,
-    LedgerDown,
     MeshError,
     NoFunds,
     RouterNotAuthorised,
+    to_wire,
 )
 from cactus_mesh.identity import address
 from cactus_mesh.journal import MAX_REMEMBERED_TASKS
@@ -50,19 +49,19 @@ from cactus_mesh.messages import (
     seal,
     unseal,
 )
-from cactus_mesh.ports import EscrowOrder
 from cactus_mesh.routed import RoutedTask, Running, need_of
 from cactus_mesh.settling import Failed, Finished, open_settler
 from cactus_mesh.spans import router_part, working_on
 from cactus_mesh.verifiers import Verifiers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from cactus_mesh.auditing import AuditMeans, Auditor
     from cactus_mesh.clock import Clock
     from cactus_mesh.config import RouterConfig
     from cactus_mesh.core.matching import Candidate
+    from cactus_mesh.core.pricing import Split
     from cactus_mesh.core.requests import OpenRequest
     from cactus_mesh.core.routing import Patience
     from cactus_mesh.core.settlement import TaskConsent
@@ -80,7 +79,6 @@ MODELS_AT_ONCE: Final = 16
 """Questions for the list of models, which takes a millisecond or a few to make."""
 EVIDENCE_VALID_MS: Final = MAX_VALIDITY_MS
 OUTCOME_VALID_MS: Final = 120_000
-ESCROW_ACCEPT_SECONDS: Final = 60
 OUTCOMES_PER_SECOND: Final = 5
 """What a router gossips at most: every peer of the topic pays 6-12 ms for each.  Its own memory keeps all of them."""
 DRAIN_SECONDS: Final = 10.0
@@ -103,13 +101,17 @@ async def open_router(
     journal: Journal,
     audits: AuditMeans,
     clock: Clock = wall_clock,
+    routed: Callable[[Evidence], Callable[[Split | None], None]] = lambda _: lambda _: None,
 ) -> AsyncIterator[Router]:
-    """Serve clients.  Leaving the block refuses new tasks, lets running ones end for a while, and settles."""
+    """Serve clients.  Leaving the block refuses new tasks, lets running ones end for a while, and settles.
+
+    *routed* hears of each task that is to be settled, and what it returns of what the ledger paid, None if unknown.
+    """
     async with AsyncExitStack() as stack:
         settler = await stack.enter_async_context(open_settler(identity, ledger, config, journal, clock))
         nursery = await stack.enter_async_context(open_service_nursery())
         dispatcher = Dispatcher(network, directory, clock, patience)
-        router = Router(identity, network, ledger, settler, dispatcher, name, config, stake_cover)
+        router = Router(identity, network, ledger, settler, dispatcher, name, config, stake_cover, nursery, routed)
         router._remember(journal.used())
         verifiers = Verifiers(identity, network, ledger, directory, router.contract, clock, audits.engine)
         router._auditor = await stack.enter_async_context(
@@ -146,18 +148,23 @@ class Router:
         name: str,
         config: RouterConfig,
         stake_cover: float,
+        nursery: trio.Nursery,
+        routed: Callable[[Evidence], Callable[[Split | None], None]],
     ) -> None:
         self.identity = identity
         self.contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
         self.clock = dispatcher.clock
         self.directory = dispatcher.directory
         self._network = network
-        self._ledger = ledger
+        self.ledger = ledger
         self._settler = settler
         self._dispatcher = dispatcher
         self._topic = outcomes_topic(name)
         self.escrow_above = config.escrow_above
         self._stake_cover = stake_cover
+        self._routed = routed
+        self._nursery = nursery
+        """Where tasks are done: they end in order also when their client's call does not."""
         self._replays = ReplayCache()
         self._promised = Promised()
         self._auditor: Auditor | None = None
@@ -206,14 +213,35 @@ class Router:
         deposit = await self._deposit(opened)
         self._promised.check(opened.consent.client, opened.consent.max_price, deposit)
         candidates = self.directory.rank(need_of(opened, self._stake_cover), limit=MAX_ATTEMPTS)
-        with self._entered(opened, deposit) as running:
-            with running.scope:
+        running = Running()
+        self._nursery.start_soon(self._do, call, opened, deposit, candidates, running)
+        try:
+            await running.over.wait()
+        except trio.Cancelled:
+            running.leave()
+            raise
+        if running.error is not None:
+            raise running.error
+
+    async def _do(
+        self, call: Call, opened: OpenRequest, deposit: int, candidates: list[Candidate], running: Running
+    ) -> None:
+        """The task, from its order to its receipt; what goes wrong is for its client's call to tell."""
+        running.error = Draining("this router shut down before the task was done; ask again")
+        try:
+            with self._entered(opened, deposit, running), running.scope:
                 await self._serve(call, opened, candidates, running)
-            if running.scope.cancelled_caught:
-                raise running.why_cancelled or Cancelled("the task was cancelled")
+            running.error = running.why_cancelled if running.scope.cancelled_caught else None
+        except Exception as error:
+            running.error = error
+            if running.alone:
+                about = {"task": opened.consent.task_id.hex(), "code": to_wire(error).code}
+                log.info("a task without a client failed", extra=about, exc_info=not isinstance(error, MeshError))
+        finally:
+            running.over.set()
 
     async def _refuse_unauthorised(self) -> None:
-        mine = await self._ledger.server(self.identity.address)
+        mine = await self.ledger.server(self.identity.address)
         if mine is None or not mine.authorised(self.clock() / 1_000):
             raise RouterNotAuthorised(
                 f"router {self.identity.peer_id} is not authorised on the ledger, so nobody would take its orders; "
@@ -221,7 +249,7 @@ class Router:
             )
 
     async def _deposit(self, opened: OpenRequest) -> int:
-        account = await self._ledger.client(opened.consent.client)
+        account = await self.ledger.client(opened.consent.client)
         if account is None:
             raise NoFunds(
                 f"account {opened.consent.client} has no deposit with the contract; "
@@ -230,16 +258,15 @@ class Router:
         return account.deposit
 
     @contextmanager
-    def _entered(self, opened: OpenRequest, deposit: int) -> Iterator[Running]:
+    def _entered(self, opened: OpenRequest, deposit: int, running: Running) -> Iterator[None]:
         """The task is under way.  What was promised for it is released at its end, unless it goes on to be settled."""
         keys = _keys(opened.consent)
         if any(key in self._running or self._finished.has(key, self.clock()) for key in keys):
             raise DuplicateTask("this router has had this task id or nonce before; make new ones for each task")
         self._promised.promise(opened.consent.client, opened.consent.max_price, deposit)
-        running = Running()
         self._running |= dict.fromkeys(keys, running)
         try:
-            yield running
+            yield
         finally:
             for key in keys:
                 del self._running[key]
@@ -261,7 +288,8 @@ class Router:
             rate_ppm = self._hand_over(opened, evidence, running, task.draw_secret)
         judged = verdict_on(evidence.receipt, evidence.failed_checks, task.draw_secret, rate_ppm)
         verdict, done = self.seal(judged, opened.client), evidence.done
-        await call.send(encode_unsigned(Done(done.assignment, done.delegations, done.receipt, verdict.raw)))
+        last = Done(done.assignment, done.delegations, done.receipt, verdict.raw)
+        await running.say(call, encode_unsigned(last))
 
     def _hand_over(self, opened: OpenRequest, evidence: Evidence, running: Running, draw_secret: bytes) -> int:
         """Give a verified task to the settler, by way of the auditor when it is drawn; the rate it was drawn at."""
@@ -273,7 +301,7 @@ class Router:
             claim_signature=receipt.claim_signature,
             quality_ppm=PPM,
         )
-        finished = Finished(settlement, running.escrowed, partial(self._settled, opened))
+        finished = Finished(settlement, running.escrowed, partial(self._settled, opened, self._routed(evidence)))
         assert self._auditor is not None, "a router is obtained from open_router"
         rate_ppm = self._auditor.rate_ppm(evidence)
         if is_drawn(draw_secret, evidence.receipt.digest, rate_ppm):
@@ -314,32 +342,14 @@ class Router:
             for key in _keys(each):
                 self._finished.add(key, each.expires_at * 1_000, self.clock())
 
-    def _settled(self, opened: OpenRequest, result: Settled | None) -> None:
+    def _settled(
+        self, opened: OpenRequest, noted: Callable[[Split | None], None], result: Settled | None
+    ) -> None:
         self._release(opened)
-        paid = result.split.paid if result is not None and result.split is not None else 0
+        split = result.split if result is not None else None
+        noted(split)
+        paid = split.paid if split is not None else 0
         log.info("settled", extra={"task": opened.consent.task_id.hex(), "paid_octas": paid})
-
-    async def put_in_escrow(self, opened: OpenRequest, orchestrator: PublicKey, running: Running) -> None:
-        """Have the ledger hold the task's price.  Whatever came of an attempt that got no answer is refunded later."""
-        done_by = -(-opened.sealed.body.deadline_ms // 1_000)
-        order = EscrowOrder(
-            consent=opened.consent,
-            consent_signature=opened.sealed.body.consent_signature,
-            orchestrator=address(orchestrator),
-            accept_by=min(self.clock() // 1_000 + ESCROW_ACCEPT_SECONDS, done_by),
-            done_by=done_by,
-        )
-        try:
-            with trio.CancelScope(shield=True):
-                running.escrowed = True
-                self._settler.escrow(opened.consent)
-                await self._ledger.create_task(self.identity, order)
-        except LedgerDown as error:
-            running.cancel(error)
-        except MeshError as error:
-            running.escrowed = False
-            self._settler.never_escrowed(opened.consent)
-            running.cancel(error)
 
     async def _cancel(self, call: Call) -> None:
         """``task.cancel``: a sealed `Cancel` from the task's own client in; nothing out."""
@@ -350,7 +360,7 @@ class Router:
         self._replays.admit(message, now_ms)
         running = self._running.get((address(message.sender), message.body.task_id))
         if running is not None:
-            running.cancel(Cancelled("the client cancelled this task"))
+            running.stop.ask()
         await call.send(b"")
 
     async def _models(self, call: Call) -> None:

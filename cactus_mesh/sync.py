@@ -146,8 +146,9 @@ class Answer:
         """Read to the end.  Raises the task's `MeshError`."""
         return wait(self._portal.submit(self._answer.wait))
 
-    def cancel(self) -> None:
-        wait(self._portal.submit(self._answer.__aexit__, None, None, None))
+    def cancel(self) -> Result:
+        """End the task and wait for the price of what was made; see `cactus_mesh.answer.Answer.cancel`."""
+        return wait(self._portal.submit(self._answer.cancel))
 
     def __iter__(self) -> Self:
         return self
@@ -164,7 +165,7 @@ class Answer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.cancel()
+        wait(self._portal.submit(self._answer.__aexit__, None, None, None))
 
 
 async def next_piece(answer: trio_answer.Answer) -> str | None:

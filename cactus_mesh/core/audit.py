@@ -32,7 +32,8 @@ class Comparison:
     """What a replay found of an answer of *tokens* tokens.
 
     *mismatches* are tokens that the model would not have chosen, by more than rounding explains; *largest_gap* is by
-    how much, in logits; *logprob_error* the mean absolute difference.  *broken* names what is not as it was claimed.
+    how much, in logits; *logprob_error* the root of the mean square of how far log-probabilities are off.  *broken*
+    names what is not as it was claimed.
     """
 
     tokens: int
@@ -83,14 +84,14 @@ def compare(claimed: Receipt, finding: Finding, thresholds: Thresholds) -> Compa
         raise MessageMalformed("a finding has a gap below zero")
     exact = (
         ("replay_prompt_tokens", claimed.prompt_tokens == finding.prompt_tokens),
-        ("replay_finish", claimed.finish == finding.finish),
+        ("replay_finish", claimed.finish in (finding.finish, "cancelled")),
         ("replay_text", claimed.text_hash == finding.text_hash),
     )
     return Comparison(
         tokens=len(gaps),
         mismatches=sum(gap > thresholds.gap_noise for gap in gaps),
         largest_gap=max(gaps, default=0.0),
-        logprob_error=mean_error(unpack_logprobs(claimed.logprobs), logprobs),
+        logprob_error=error_of(unpack_logprobs(claimed.logprobs), logprobs),
         broken=tuple(name for name, holds in exact if not holds),
     )
 
@@ -104,11 +105,14 @@ def _numbers(data: bytes, claimed: Receipt) -> tuple[float, ...]:
     return numbers
 
 
-def mean_error(claimed: Sequence[float], replayed: Sequence[float]) -> float:
-    """Infinite where a claim is no number."""
-    errors = [abs(one - other) for one, other in zip(claimed, replayed, strict=True)]
-    mean = math.fsum(errors) / max(1, len(errors))
-    return mean if math.isfinite(mean) else math.inf
+def error_of(claimed: Sequence[float], replayed: Sequence[float]) -> float:
+    """The root of the mean square: a few tokens that are far off weigh more than many that hardly could be.
+
+    Infinite where a claim is no number.
+    """
+    squares = [(one - other) ** 2 for one, other in zip(claimed, replayed, strict=True)]
+    mean = math.fsum(squares) / max(1, len(squares))
+    return math.sqrt(mean) if math.isfinite(mean) else math.inf
 
 
 def judge(found: Comparison, thresholds: Thresholds) -> Judgement:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, assert_never
 
 from cactus_mesh.errors import (
     Busy,
+    Cancelled,
     DeadlinePassed,
     Draining,
     EngineFailed,
@@ -38,6 +39,9 @@ MAX_FAILURES: Final = 5
 """Silence and breakdowns, each of which may cost a wait of `Patience.accept_ms`: five are not bad luck any more."""
 MAX_CHARACTERS_PER_TOKEN: Final = 1_024
 """Over all tokens so far.  The longest tokens of real vocabularies have some hundred characters."""
+
+STOP_MS: Final = 5_000
+"""For an orchestrator that is told to stop to sign for what it has made; it takes a round trip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +92,12 @@ class Woke:
     """The time asked for by `WakeAt` has come."""
 
 
-Event = Accepted | Tokens | Finished | AttemptFailed | Woke
+@dataclass(frozen=True, slots=True)
+class Unwanted:
+    """The client wants no more of it, or has gone."""
+
+
+Event = Accepted | Tokens | Finished | AttemptFailed | Woke | Unwanted
 
 
 # --- effects -----------------------------------------------------------------------------------------------------
@@ -106,6 +115,13 @@ class Assign:
 @dataclass(frozen=True, slots=True)
 class Abandon:
     """Stop the attempt at its orchestrator, wherever it stands."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Have the attempt's orchestrator end it, and sign for what it has made."""
 
     attempt: int
 
@@ -146,7 +162,7 @@ class Fail:
 
 
 ResultOfAttempt = Literal["completed", "failed", "rejected", "timed_out"]
-Effect = Assign | Abandon | Forward | WakeAt | Record | Succeed | Fail
+Effect = Assign | Abandon | Stop | Forward | WakeAt | Record | Succeed | Fail
 Phase = Literal["asked", "accepted", "streaming", "ended"]
 
 
@@ -177,7 +193,10 @@ class TaskMachine:
         self._asked_at_ms = 0
         self._first_token_ms = 0
         self._wake_at_ms = 0
+        self._stop_at_ms = 0
         self.phase: Phase = "asked"
+        self.unwanted = False
+        """The client wants no more: who works on it has been told to stop."""
         self.pinned = False
         """Nobody else can go on with the task: its price is in escrow for the one who works on it."""
         self.token_ids: list[int] = list(partial.token_ids) if partial else []
@@ -197,7 +216,7 @@ class TaskMachine:
         """The effects of *event*; none once the task has ended, or for an attempt that was abandoned."""
         if self.phase == "ended":
             return []
-        if not isinstance(event, Woke) and event.attempt != self._attempt:
+        if not isinstance(event, Woke | Unwanted) and event.attempt != self._attempt:
             return []
         match event:
             case Accepted():
@@ -210,6 +229,8 @@ class TaskMachine:
                 return self._attempt_failed(error, _blame(error), now_ms)
             case Woke():
                 return self._woke(now_ms)
+            case Unwanted():
+                return self._stop(now_ms)
             case _:
                 assert_never(event)
 
@@ -227,7 +248,8 @@ class TaskMachine:
         return [Assign(self._attempt, self._candidate, partial), self._wait(now_ms, self._patience.accept_ms)]
 
     def _wait(self, now_ms: int, patience_ms: int) -> WakeAt:
-        self._wake_at_ms = min(self._deadline_ms, now_ms + patience_ms)
+        until_ms = self._stop_at_ms if self.unwanted else now_ms + patience_ms
+        self._wake_at_ms = min(self._deadline_ms, until_ms)
         return WakeAt(self._wake_at_ms)
 
     def _accepted(self, now_ms: int) -> list[Effect]:
@@ -259,6 +281,16 @@ class TaskMachine:
             self._wait(now_ms, self._patience.stall_ms),
         ]
 
+    def _stop(self, now_ms: int) -> list[Effect]:
+        """Before the first token nobody is owed anything; then what is made is signed for, as any answer."""
+        if self.unwanted:
+            return []
+        self.unwanted = True
+        if self.phase != "streaming":
+            return [Abandon(self._attempt), *self._end(Fail(self._cancelled()))]
+        self._stop_at_ms = now_ms + STOP_MS
+        return [Stop(self._attempt), self._wait(now_ms, STOP_MS)]
+
     def _finished(self, event: Finished) -> list[Effect]:
         if self.phase == "asked" and not event.failed_checks:
             event = Finished(event.attempt, ("acceptance",))
@@ -272,6 +304,8 @@ class TaskMachine:
 
     def _attempt_failed(self, error: MeshError, blame: ResultOfAttempt | None, now_ms: int) -> list[Effect]:
         effects: list[Effect] = [] if blame is None else [self._record(blame)]
+        if self.unwanted:
+            return effects + self._end(Fail(self._cancelled()))
         if self.phase == "streaming":
             self._lost = self._lost_by(error)
             if self.pinned or self._characters > MAX_PARTIAL_CHARACTERS:
@@ -302,6 +336,8 @@ class TaskMachine:
         if now_ms < self._wake_at_ms:
             return [WakeAt(self._wake_at_ms)]
         stop = Abandon(self._attempt)
+        if self.unwanted:
+            return [stop, *self._end(Fail(self._cancelled()))]
         if now_ms >= self._deadline_ms:
             # who accepts knows the deadline and the tokens; who is still being asked may have been asked too late
             blame = [] if self.phase == "asked" else [self._record("timed_out")]
@@ -309,6 +345,11 @@ class TaskMachine:
         waited = {"asked": "to accept", "accepted": "for its first token", "streaming": "for its next token"}
         silent = NoOrchestrator(f"{self._name()} kept us waiting {waited[self.phase]}")
         return [stop, *self._attempt_failed(silent, "timed_out", now_ms)]
+
+    def _cancelled(self) -> Cancelled:
+        return Cancelled(
+            f"the client cancelled this task after {len(self.token_ids)} tokens; nothing is paid without a receipt"
+        )
 
     def _deadline_passed(self) -> DeadlinePassed:
         return DeadlinePassed(

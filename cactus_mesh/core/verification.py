@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from cactus_mesh.core.delegation import Chain
     from cactus_mesh.core.requests import Contract
-    from cactus_mesh.messages import Delegation, Sealed, Work
+    from cactus_mesh.messages import Delegation, Sampling, Sealed, Work
 
 TEMPLATE_TOKENS_PER_MESSAGE: Final = 64
 """How many tokens a chat template may add to each message, and a tokenizer to each prompt, beyond one per byte."""
@@ -32,11 +32,15 @@ CLOCK_SLACK_MS: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Witnessed:
-    """What the checker saw for itself: the streamed tokens and text and, when it watched the work, how long it took."""
+    """What the checker saw for itself: the streamed tokens and text and, when it watched the work, how long it took.
+
+    *stopped*: it has asked for the end, or was asked to.
+    """
 
     token_ids: Sequence[int]
     text: str
     elapsed_ms: int | None
+    stopped: bool = False
 
 
 def failed_checks(
@@ -75,21 +79,23 @@ def _work_checks(body: Receipt, chain: Chain, contract: Contract, seen: Witnesse
     yield "tokens", body.token_ids == list(seen.token_ids)
     yield "text", body.text_hash == text_digest(seen.text)
     yield "length", count <= limit and body.prompt_tokens + count <= offer.context_tokens
-    yield "finish", _finish_is_plausible(body, limit, has_stop_strings=bool(request.sampling.stop))
+    yield "finish", _finish_is_plausible(body, request.sampling, stopped=seen.stopped)
     yield "logprobs", _logprobs_are_plausible(body.logprobs, count)
     yield "prompt_tokens", 1 <= body.prompt_tokens <= most_prompt_tokens(request.work)
     yield "compute_time", seen.elapsed_ms is None or body.compute_ms <= seen.elapsed_ms + CLOCK_SLACK_MS
     yield "claim", _claim_follows(body, chain, contract)
 
 
-def _finish_is_plausible(body: Receipt, limit: int, *, has_stop_strings: bool) -> bool:
+def _finish_is_plausible(body: Receipt, sampling: Sampling, *, stopped: bool) -> bool:
     match body.finish:
         case "length":
-            return len(body.token_ids) == limit
+            return len(body.token_ids) == sampling.max_tokens
         case "stop_string":
-            return has_stop_strings and len(body.token_ids) > 0
+            return bool(sampling.stop) and len(body.token_ids) > 0
         case "stop":
             return len(body.token_ids) > 0
+        case "cancelled":
+            return stopped and len(body.token_ids) > 0
 
 
 def _logprobs_are_plausible(data: bytes, count: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from cactus_mesh.engine.settings import EngineSettings
-from cactus_mesh.messages import FinishReason, ModelShape, Sampling, Work, WorkKind
+from cactus_mesh.messages import Ending, FinishReason, ModelShape, Sampling, Work, WorkKind
 from cactus_mesh.ports import EngineModel
 
 MAX_FRAME_BYTES: Final = 2 << 20
@@ -41,7 +41,13 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     id: int
 
 
-Command = Open | Start | Cancel
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Answered with `Finished`, ``cancelled``, unless the generation is over already or ends of itself at once."""
+
+    id: int
+
+
+Command = Open | Start | Cancel | Stop
 
 
 class ModelFacts(msgspec.Struct, frozen=True):
@@ -95,7 +101,7 @@ class Replayed(msgspec.Struct, frozen=True, tag="replayed"):
     logprobs: list[float]
     gaps: list[float]
     text: str
-    finish: FinishReason | None
+    finish: Ending | None
     prompt_tokens: int
     compute_ms: int
 

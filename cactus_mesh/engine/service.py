@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import logging
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, assert_never
 
 import trio
@@ -28,6 +29,7 @@ from cactus_mesh.engine.frames import (
     Ready,
     Replayed,
     Start,
+    Stop,
     Token,
     to_frame,
 )
@@ -38,7 +40,7 @@ from cactus_mesh.errors import Busy, EngineFailed, MissingExtra, PromptTooLong, 
 from cactus_mesh.ports import EngineFinish, EngineTokens, Replay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from cactus_mesh.engine.frames import Event, OfGeneration
     from cactus_mesh.messages import Sampling, Work
@@ -112,6 +114,12 @@ class _Running:
             with suppress(trio.WouldBlock, trio.BrokenResourceError):  # then the worker is lost and all ends anyway
                 self.worker.send(to_frame(Cancel(id_)))
 
+    def stop(self, id_: int) -> None:
+        """Have a generation end with what it has made, unless it is over."""
+        if id_ in self.generations:
+            with suppress(trio.WouldBlock, trio.BrokenResourceError):  # then the worker is lost and all ends anyway
+                self.worker.send(to_frame(Stop(id_)))
+
     def deliver(self, event: OfGeneration) -> bool:
         """Hand *event* to its generation; whether that is over now."""
         generation = self.generations.get(event.id)
@@ -175,7 +183,7 @@ class Service:
     @asynccontextmanager
     async def generate(
         self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, before: Sequence[int] = ()
-    ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+    ) -> AsyncIterator[Events]:
         check_parameters(work, sampling, seed)
         check_before(sampling, before)
         find_model(self._models, model_digest, work)
@@ -205,7 +213,7 @@ class Service:
         try:
             running = await self._running_worker()
             try:
-                events = Events(running.begin(start, frame))
+                events = Events(running.begin(start, frame), partial(running.stop, start.id))
                 await events.admitted()
                 yield events
             finally:
@@ -318,8 +326,9 @@ class Service:
 class Events:
     """The events of one generation, for one reader."""
 
-    def __init__(self, receiver: trio.MemoryReceiveChannel[OfGeneration]) -> None:
+    def __init__(self, receiver: trio.MemoryReceiveChannel[OfGeneration], stop: Callable[[], None]) -> None:
         self._receiver = receiver
+        self.stop = stop
         self._over = False
 
     async def admitted(self) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from cactus_mesh.engine.http import Reply
     from cactus_mesh.engine.sse import Piece
-    from cactus_mesh.messages import FinishReason, Sampling, Work
+    from cactus_mesh.messages import Ending, Sampling, Work
     from cactus_mesh.ports import EngineEvent, Replay
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class Upstream:
     @asynccontextmanager
     async def generate(
         self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, before: Sequence[int] = ()
-    ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+    ) -> AsyncIterator[_Events]:
         check_parameters(work, sampling, seed)
         model = find_model(self._models, model_digest, work)
         if before:
@@ -165,9 +165,10 @@ class Upstream:
         async with AsyncExitStack() as stack:
             stack.callback(turn.end)
             reply = await self._begin(stack, path_of(work), body)
-            events = self._events(reply, work, sampling, turn)
+            answer = _Answer(sampling)
+            events = self._events(reply, work, answer, turn)
             stack.push_async_callback(events.aclose)
-            yield events
+            yield _Events(events, answer)
 
     async def replay(
         self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, token_ids: Sequence[int]
@@ -190,20 +191,21 @@ class Upstream:
             await trio.sleep(FIRST_RETRY_SECONDS * 2**attempt)
         raise EngineFailed(f"the server behind this orchestrator failed {ATTEMPTS} times: {text}")
 
-    async def _events(self, reply: Reply, work: Work, sampling: Sampling, turn: _Turn) -> AsyncGenerator[EngineEvent]:
-        answer = _Answer(sampling)
+    async def _events(self, reply: Reply, work: Work, answer: _Answer, turn: _Turn) -> AsyncGenerator[EngineEvent]:
         prompt_tokens = 0
         async with aclosing(self._pieces(reply)) as pieces:
             async for piece in pieces:
                 prompt_tokens = piece.prompt_tokens or prompt_tokens
+                if answer.stopped:
+                    break
                 if tokens := answer.take(piece):
                     yield tokens
                 if answer.finish == "stop_string":
                     break
-        if tokens := answer.rest():
+        if (answer.finish or not answer.stopped) and (tokens := answer.rest()):
             yield tokens
         turn.end()
-        finish = answer.finish or "stop"
+        finish = answer.finish or ("cancelled" if answer.stopped else "stop")
         yield EngineFinish(finish, prompt_tokens or _guess(work), max(1, math.ceil(turn.seconds * 1000)))
 
     async def _pieces(self, reply: Reply) -> AsyncGenerator[Piece]:
@@ -217,6 +219,24 @@ class Upstream:
             raise EngineFailed(f"the server behind this orchestrator broke off: {error}") from None
 
 
+class _Events:
+    """A `ports.Generation`."""
+
+    def __init__(self, events: AsyncGenerator[EngineEvent], answer: _Answer) -> None:
+        self._events = events
+        self._answer = answer
+
+    def __aiter__(self) -> AsyncIterator[EngineEvent]:
+        return self._events
+
+    async def __anext__(self) -> EngineEvent:
+        return await anext(self._events)
+
+    def stop(self) -> None:
+        """Heard when the server's next piece comes."""
+        self._answer.stopped = True
+
+
 class _Answer:
     """From a server's pieces to tokens: at most as many as were asked for, exactly so many when they end it."""
 
@@ -224,7 +244,9 @@ class _Answer:
         self._limit = sampling.max_tokens
         self._stops = StopStrings(sampling.stop)
         self._count = 0
-        self.finish: FinishReason | None = None
+        self.finish: Ending | None = None
+        self.stopped = False
+        """Somebody wants no more of it."""
 
     def take(self, piece: Piece) -> EngineTokens | None:
         """Raises `EngineFailed` for more than was asked for."""
@@ -248,7 +270,7 @@ class _Answer:
         return EngineTokens((_id(""),) * missing, (0.0,) * missing, "") if missing else None
 
 
-def _finish(said: str | None, stopped: bool) -> FinishReason | None:
+def _finish(said: str | None, stopped: bool) -> Ending | None:
     if stopped:
         return "stop_string"
     return None if said is None else "length" if said == "length" else "stop"

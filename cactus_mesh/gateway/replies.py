@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OWNER: Final = "cactus-mesh"
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": still working\n\n"
-_FINISH: Final = {"length": "length", "stop": "stop", "stop_string": "stop"}
+_FINISH: Final = {"cancelled": "stop", "length": "length", "stop": "stop", "stop_string": "stop"}
 
 
 def encode(value: object) -> bytes:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from cactus_mesh.concurrency import open_batches, open_service_nursery
-from cactus_mesh.errors import TooManyRequests
+from cactus_mesh.errors import MeshError, TooManyRequests
 from cactus_mesh.gateway.asked import AskedVectors
 from cactus_mesh.gateway.faults import Fault, fault_of
 from cactus_mesh.gateway.http import header, reply, start, while_listening
@@ -92,19 +92,19 @@ class Tasks:
 
     async def whole(self, scope: Scope, receive: Receive, send: Send, answer: Answer, shape: Whole) -> None:
         """All at once.  A client that goes away takes its task with it."""
-        async with while_listening(receive), answer:
+        async with while_listening(receive), self._accounted(scope, answer):
             await self._whole(scope, send, answer, shape)
 
     async def stream(self, scope: Scope, receive: Receive, send: Send, answer: Answer, shape: Shape) -> None:
         """As it comes.  A client that goes away takes its task with it."""
-        async with while_listening(receive), answer:
+        async with while_listening(receive), self._accounted(scope, answer):
             await self._stream(scope, send, answer, shape)
 
     async def _whole(self, scope: Scope, send: Send, answer: Answer, shape: Whole) -> None:
         asked_at = trio.current_time()
         result = await answer.wait()
         done_at = trio.current_time()
-        self._count(result)
+        self._count(scope, result)
         body = encode(shape.whole(result))
         overhead = trio.current_time() - done_at + asked_at - scope["cactus.began"]
         await reply(send, 200, body, task_headers(answer, result.orchestrator, overhead * 1_000, result))
@@ -121,7 +121,7 @@ class Tasks:
                 nursery.start_soon(voice.stay_alive)
                 await self._speak(scope, voice, batches, shape)
             result = answer.result
-            self._count(result)
+            self._count(scope, result)
             await voice.say(shape.last(result), more=False)
         except Exception as error:  # the status is out already, so it is told in the stream
             fault = fault_of(error)
@@ -138,8 +138,18 @@ class Tasks:
             first = False
             await voice.say([shape.piece("".join(texts))])
 
-    def _count(self, result: Result) -> None:
-        if self.metrics is not None:
+    @asynccontextmanager
+    async def _accounted(self, scope: Scope, answer: Answer) -> AsyncIterator[None]:
+        """Leaving the block ends the task.  What a client that went away has had is paid, so it counts too."""
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True), suppress(MeshError, RuntimeError):
+                self._count(scope, await answer.cancel())
+
+    def _count(self, scope: Scope, result: Result) -> None:
+        if self.metrics is not None and not scope.get("cactus.counted"):
+            scope["cactus.counted"] = True
             self.metrics.tokens.labels("prompt").inc(result.prompt_tokens)
             self.metrics.tokens.labels("completion").inc(len(result.token_ids))
             self.metrics.octas.inc(result.price)

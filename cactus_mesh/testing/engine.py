@@ -17,7 +17,7 @@ from cactus_mesh.ports import EngineFinish, EngineModel, EngineTokens, Replay
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-    from cactus_mesh.messages import FinishReason, Sampling, Work
+    from cactus_mesh.messages import Ending, FinishReason, Sampling, Work
     from cactus_mesh.ports import EngineEvent
 
 FAKE_TEXT: Final = "A cactus keeps its water for the dry season and shares the shade it has."
@@ -90,7 +90,7 @@ class FakeEngine:
     @asynccontextmanager
     async def generate(
         self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, before: Sequence[int] = ()
-    ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+    ) -> AsyncIterator[FakeGeneration]:
         check_parameters(work, sampling, seed)
         check_before(sampling, before)
         model = find_model(self.models, model_digest, work)
@@ -102,15 +102,16 @@ class FakeEngine:
         ticket = object()
         self._running.add(ticket)
         self.started += 1
-        events = self._events(ticket, prompt_tokens, sampling, list(before))
+        stopped = trio.Event()
+        events = self._events(ticket, prompt_tokens, sampling, list(before), stopped)
         try:
-            yield events
+            yield FakeGeneration(events, stopped)
         finally:
             self._running.discard(ticket)
             await events.aclose()
 
     async def _events(
-        self, ticket: object, prompt_tokens: int, sampling: Sampling, before: list[int]
+        self, ticket: object, prompt_tokens: int, sampling: Sampling, before: list[int], stopped: trio.Event
     ) -> AsyncGenerator[EngineEvent]:
         stops = StopStrings(sampling.stop)
         finish: FinishReason | None = None
@@ -118,7 +119,11 @@ class FakeEngine:
         held = ""
         while finish is None:
             if len(token_ids) >= len(before):
-                await trio.sleep(self._delay_seconds)
+                with trio.move_on_after(self._delay_seconds):
+                    await stopped.wait()
+                if stopped.is_set():
+                    finish = "cancelled"
+                    break
             if len(token_ids) == self._fail_after:
                 self._running.discard(ticket)
                 raise EngineFailed(f"the fake engine was told to fail after {len(token_ids)} tokens")
@@ -165,7 +170,7 @@ class FakeEngine:
 
     def _read(self, token_ids: Sequence[int], prompt_tokens: int, sampling: Sampling) -> Replay:
         stops = StopStrings(sampling.stop)
-        finish: FinishReason | None = None
+        finish: Ending | None = None
         text, gaps, ended = "", [], False
         for count, token in enumerate(token_ids, start=1):
             ended = finish is not None
@@ -177,12 +182,29 @@ class FakeEngine:
         logprobs = (_LOGPROB,) * len(token_ids)
         return Replay(logprobs, tuple(gaps), text, None if ended else finish, prompt_tokens)
 
-    def _decide(self, count: int, text: str, stopped: bool, sampling: Sampling) -> tuple[FinishReason | None, str]:
+    def _decide(self, count: int, text: str, stopped: bool, sampling: Sampling) -> tuple[Ending | None, str]:
         if stopped:
             return "stop_string", text
         if count == len(self._pieces):
             return "stop", text
         return ("length" if count == sampling.max_tokens else None), text
+
+
+class FakeGeneration:
+    """A `ports.Generation` that stops before its next token."""
+
+    def __init__(self, events: AsyncGenerator[EngineEvent], stopped: trio.Event) -> None:
+        self._events = events
+        self._stopped = stopped
+
+    def __aiter__(self) -> AsyncIterator[EngineEvent]:
+        return self._events
+
+    async def __anext__(self) -> EngineEvent:
+        return await anext(self._events)
+
+    def stop(self) -> None:
+        self._stopped.set()
 
 
 def _words(text: str) -> list[str]:

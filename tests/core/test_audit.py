@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cactus_mesh.core.audit import Comparison, audit_of, compare, finding_of, judge
+from cactus_mesh.core.audit import Comparison, audit_of, compare, error_of, finding_of, judge
 from cactus_mesh.core.thresholds import (
     ANY_MODEL,
     UNCALIBRATED,
@@ -100,6 +100,14 @@ def test_a_verifier_is_told_the_work_and_its_tokens_but_nobody_who_had_a_part_in
     assert not any(party in told for party in parties)
 
 
+@pytest.mark.parametrize("finish", [None, "stop"])
+def test_an_answer_that_was_cut_short_may_end_anywhere(finish):
+    cut = msgspec.structs.replace(CLAIM, finish="cancelled")
+    assert judge(compare(cut, finding(finish=finish), THRESHOLDS), THRESHOLDS).result == "pass"
+    late = finding(finish=None, gaps=(0.0, 0.0, math.inf))
+    assert judge(compare(cut, late, THRESHOLDS), THRESHOLDS).failed == ("replay_tokens",)
+
+
 def test_rounding_is_neither():
     assert result(gaps=(0.0, 5e-4, 0.0), logprobs=(0.5, 0.5, 0.50001)).result == "pass"
 
@@ -186,3 +194,15 @@ def test_an_engines_label_tells_its_kind_of_device():
     assert device_of("cactus-mesh 1, torch 2 on cpu") == device_of("fake/1") == device_of("x on fire") == "cpu"
     assert device_pair("cpu", "cpu") == "cpu"
     assert device_pair("cuda", "cpu") == device_pair("cpu", "cuda") == "cpu+cuda"
+
+
+def test_one_token_that_is_far_off_weighs_more_than_many_that_are_hardly_off():
+    assert error_of([0.0] * 16, [4e-4] + [0.0] * 15) == pytest.approx(1e-4)
+    assert error_of([0.0] * 16, [5e-5] * 16) == pytest.approx(5e-5)
+    assert error_of([], []) == 0
+
+
+@pytest.mark.parametrize("claim", [math.inf, -math.inf, math.nan])
+def test_a_claim_that_is_no_number_is_infinitely_far_off(claim):
+    assert error_of([claim, -1.0], [-1.0, -1.0]) == math.inf
+    assert error_of([claim], [claim]) == math.inf

@@ -12,6 +12,7 @@ from cactus_mesh.core.routing import (
     MAX_ATTEMPTS,
     MAX_CHARACTERS_PER_TOKEN,
     MAX_FAILURES,
+    STOP_MS,
     Abandon,
     Accepted,
     Assign,
@@ -21,14 +22,17 @@ from cactus_mesh.core.routing import (
     Forward,
     Patience,
     Record,
+    Stop,
     Succeed,
     TaskMachine,
     Tokens,
+    Unwanted,
     WakeAt,
     Woke,
 )
 from cactus_mesh.errors import (
     Busy,
+    Cancelled,
     CannotContinue,
     DeadlinePassed,
     Draining,
@@ -313,6 +317,35 @@ def test_the_deadline_ends_the_task_and_blames_only_who_had_accepted(task, blame
     assert isinstance(failure(effects), DeadlinePassed)
 
 
+# --- what nobody wants any more --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", [begun, accepted])
+def test_what_is_unwanted_before_its_first_token_is_just_left(task):
+    effects = task().handle(Unwanted(), 60)
+    assert effects[0] == Abandon(1)
+    assert isinstance(failure(effects), Cancelled)
+
+
+def test_what_is_unwanted_later_is_stopped_and_its_receipt_counts():
+    task = streaming()
+    assert task.handle(Unwanted(), 60) == [Stop(1), WakeAt(60 + STOP_MS)]
+    assert task.handle(Unwanted(), 61) == []
+    assert task.handle(Tokens(1, 2, (7,), "x"), 70) == [Forward(2, (7,), "x"), WakeAt(60 + STOP_MS)]
+    assert task.handle(Finished(1, ()), 80) == [Record(A, "completed", 50), Succeed(1)]
+
+
+@pytest.mark.parametrize(
+    ("event", "at", "blamed"), [(Woke(), 60 + STOP_MS, False), (AttemptFailed(1, PeerLost("gone")), 70, True)]
+)
+def test_nobody_goes_on_with_what_is_unwanted(event, at, blamed):
+    task = streaming()
+    task.handle(Unwanted(), 60)
+    effects = task.handle(event, at)
+    assert isinstance(failure(effects), Cancelled)
+    assert [type(effect) for effect in effects] == ([Record, Fail] if blamed else [Abandon, Fail])
+
+
 def test_nothing_follows_the_end():
     task = streaming()
     task.handle(Finished(1, ()), 60)
@@ -348,6 +381,7 @@ class AnyEvents(RuleBasedStateMachine):
         for effect in effects:
             assert not self.ended, "nothing may follow the end"
             if isinstance(effect, Assign):
+                assert not self.task.unwanted, "nobody is asked for what nobody wants"
                 forwarded = [token for each in self.of(Forward) for token in each.token_ids]
                 assert (effect.partial.token_ids if effect.partial else []) == forwarded, "all of it, and no more"
             if isinstance(effect, WakeAt):
@@ -408,6 +442,10 @@ class AnyEvents(RuleBasedStateMachine):
     @rule(error=errors, step=steps)
     def fail(self, error, step):
         self.send(AttemptFailed(self.current, error), step)
+
+    @rule(step=steps)
+    def nobody_wants_it(self, step):
+        self.send(Unwanted(), step)
 
     @rule(step=steps)
     def wake_early(self, step):

@@ -114,6 +114,15 @@ def test_each_forged_field_fails_by_its_own_name(name, change):
 
 
 @pytest.mark.parametrize("depth", [0, 2])
+def test_an_end_before_the_end_holds_only_for_who_asked_for_it(depth):
+    chain, work = chain_of(depth), work_of(finish="cancelled")
+    receipt = liable_receipt(chain, work)
+    assert failed(receipt, chain, work, stopped=True) == ()
+    assert failed(receipt, chain, work)[0] == "finish"
+    assert failed(liable_receipt(chain, WORK), chain, WORK, stopped=True) == ()
+
+
+@pytest.mark.parametrize("depth", [0, 2])
 @pytest.mark.parametrize(
     ("token_ids", "text", "holds"),
     [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from msgspec import structs
 
 from cactus_mesh.errors import BadParameters, Busy, CannotContinue, PromptTooLong, UnknownModel
 from cactus_mesh.messages import Chat, ChatMessage, Generate, Sampling
@@ -76,6 +77,25 @@ def test_another_engines_beginning_is_continued_as_if_it_were_its_own(run: Run[N
             )
             assert made.logprobs == pytest.approx(whole.logprobs, abs=1e-4)
             assert made.finish.prompt_tokens == whole.finish.prompt_tokens
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("stop", [[], ["a", "zzz zzz"]])
+def test_a_generation_that_is_stopped_ends_with_what_it_has_made(run: Run[None], stop: list[str]) -> None:
+    async def scenario(engine: Engine) -> None:
+        digest, sampling = engine.models[0].digest, structs.replace(ENDLESS, stop=stop)
+        async with engine.generate(digest, QUESTION, sampling, SEED) as events:
+            first = await anext(events)
+            events.stop()
+            made = made_of([first, *[event async for event in events]])
+            events.stop()
+        assert made.finish.finish in ("cancelled", "stop_string" if stop else "cancelled")
+        assert 1 <= len(made.token_ids) < 900
+        assert made.finish.compute_ms >= 1
+        found = await engine.replay(digest, QUESTION, sampling, SEED, made.token_ids)
+        assert (found.text, found.prompt_tokens) == (made.text, made.finish.prompt_tokens)
+        assert found.finish == (None if made.finish.finish == "cancelled" else made.finish.finish)
 
     run(scenario)
 

@@ -141,6 +141,20 @@ async def test_leaving_early_hangs_up_and_frees_the_slot() -> None:
             assert (await make(engine)).text == "two"
 
 
+async def test_a_stop_is_heard_with_the_next_piece_which_is_not_paid() -> None:
+    script = Script(parts=answer("One", " two", " three"))
+    async with (
+        open_server(script) as url,
+        open_upstream(["tiny"], url) as engine,
+        engine.generate(engine.models[0].digest, Generate("go"), LONG, SEED) as events,
+    ):
+        first = await anext(events)
+        events.stop()
+        (last,) = [event async for event in events]
+    assert first.text == "One"
+    assert (last.finish, last.prompt_tokens) == ("cancelled", 1)
+
+
 async def test_nobody_there_or_another_model_is_said_when_it_is_opened() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

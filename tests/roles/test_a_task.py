@@ -14,7 +14,6 @@ from cactus_mesh.core.serving import ServingPolicy
 from cactus_mesh.core.settlement import SettlementClaim, TaskConsent
 from cactus_mesh.errors import (
     Busy,
-    Cancelled,
     DeadlinePassed,
     DuplicateTask,
     LedgerDown,
@@ -27,13 +26,14 @@ from cactus_mesh.errors import (
     RouterNotAuthorised,
     UnknownModel,
 )
-from cactus_mesh.messages import Cancel, Generate, Sampling, seal
-from cactus_mesh.router import CANCEL_METHOD, SUBMIT_METHOD
+from cactus_mesh.messages import Generate, Sampling, seal
+from cactus_mesh.router import SUBMIT_METHOD
 from cactus_mesh.testing.engine import FAKE_TEXT, FakeEngine
 from tests.world import clock, identity, open_world
 
 FIRST, SECOND = "orchestrator a", "orchestrator b"
 LARGE_STAKE, SMALL_STAKE = 10**12, 10**8
+SECONDS_PER_TOKEN = 1.0
 PRICE_ABOVE_SMALL_STAKE = 10**7
 """A maximum price for which routers want more than the small stake, so that only the large one is asked."""
 
@@ -354,35 +354,9 @@ async def test_a_client_that_vanishes_stops_the_work_at_a_delegate(autojump_cloc
             await anext(aiter(answer))
         assert (first.running, engine.running) == (1, 1)
         world.mesh.kill(client.identity.peer_id)
-        await trio.sleep(0.1)
+        await trio.sleep(2 * SECONDS_PER_TOKEN)  # and for the audit of what was made
 
         assert (first.running, engine.running) == (0, 0)
-
-
-async def test_a_signed_cancel_ends_a_task_by_name(autojump_clock):
-    async with open_world() as world:
-        router = await world.router()
-        engine = FakeEngine(delay_seconds=1.0)
-        await world.orchestrator(engine=engine)
-        client = await world.client()
-        await world.settle_down()
-
-        answer = client.generate("go", model="fake")
-        await anext(aiter(answer))
-        ((_, task_id), _) = router._running
-        message = seal(
-            Cancel(task_id, "enough"),
-            client.identity,
-            now_ms=clock(),
-            valid_ms=10_000,
-            recipient=router.identity.public_key,
-        )
-        await client.network.ask(router.identity.peer_id, CANCEL_METHOD, message.raw)
-
-        with pytest.raises(Cancelled):
-            await answer.wait()
-        await trio.sleep(0.1)
-        assert engine.running == 0
 
 
 async def test_a_client_refuses_a_router_that_the_ledger_does_not_authorise(autojump_clock):

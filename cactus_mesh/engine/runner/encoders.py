@@ -115,6 +115,10 @@ class EncoderLane:
     def drop(self, id_: int) -> None:
         self._turns = deque(turn for turn in self._turns if turn[0] != id_)
 
+    def stop(self, _id: int) -> list[Event]:
+        """Nothing: what it makes is of use only as a whole."""
+        return []
+
     def step(self) -> list[Event]:
         id_, encoding = self._turns.popleft()
         began = time.perf_counter()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cactus_mesh.engine.frames import Start
     from cactus_mesh.engine.runner.loading import LoadedModel
-    from cactus_mesh.messages import FinishReason, Work
+    from cactus_mesh.messages import Ending, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Made:
     token_id: int
     logprob: float
     text: str
-    finish: FinishReason | None
+    finish: Ending | None
 
 
 class Generation:
@@ -108,7 +108,7 @@ class Generation:
 
     def _decide(self, token: int, logprob: float) -> Made:
         """The end-of-text token gives no text; a stop string counts before the length."""
-        finish: FinishReason | None = None
+        finish: Ending | None = None
         text, stopped = "", False
         if token in self._model.end_ids:
             finish = "stop"

@@ -64,6 +64,14 @@ class Lane:
         self._scheduler.drop(id_)
         self._generations.pop(id_, None)
 
+    def stop(self, id_: int) -> list[Event]:
+        """End a generation with what it has made."""
+        generation = self._generations.get(id_)
+        if generation is None or isinstance(generation, Replaying):
+            return []
+        self.drop(id_)
+        return [Finished(id_, "cancelled", len(generation.prompt), generation.compute_ms)]
+
     def step(self) -> list[Event]:
         """Compute one step and say what came of it.  Nothing when there is nothing to do."""
         step = self._scheduler.next()

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from cactus_mesh import __version__
-from cactus_mesh.engine.frames import Admitted, Alive, Cancel, Ended, Failed, Start
+from cactus_mesh.engine.frames import Admitted, Alive, Cancel, Ended, Failed, Start, Stop
 from cactus_mesh.engine.requests import find_model
 from cactus_mesh.engine.runner.encoders import EncoderLane, LoadedEncoder
 from cactus_mesh.engine.runner.lane import Lane, failure
@@ -89,6 +89,9 @@ class Loop:
             for lane in self._lanes:
                 lane.drop(command.id)
             self._tell([Ended(command.id)])
+        elif isinstance(command, Stop):
+            for lane in self._lanes:
+                self._tell(lane.stop(command.id))
 
     def _start(self, start: Start) -> Event:
         try:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cactus_mesh.engine.frames import Start
     from cactus_mesh.engine.runner.loading import LoadedModel
-    from cactus_mesh.messages import FinishReason
+    from cactus_mesh.messages import Ending
 
 
 class Replaying(Generation):
@@ -29,7 +29,7 @@ class Replaying(Generation):
         self._logprobs: list[float] = []
         self._gaps: list[float] = []
         self._pieces: list[str] = []
-        self._finish: FinishReason | None = None
+        self._finish: Ending | None = None
         self._left = False
         """Whether a token has left the constraint: nothing that follows could be."""
 
