@@ -33,6 +33,7 @@ COMPOSE_SCHEMA = "check-jsonschema==0.37.4"
 INSTRUCTIONS = frozenset(
     [
         "FROM",
+        "ARG",
         "WORKDIR",
         "RUN",
         "COPY",
@@ -64,8 +65,14 @@ SERVICE_KEYS = frozenset(
         "pids_limit",
         "ulimits",
         "logging",
+        "command",
     ]
 )
+
+
+TARGETS = ("inference", "base")
+"""The images that can be built."""
+NOT_RUN = ("build-inference", "inference")
 
 
 class Wrong(Exception):
@@ -84,22 +91,70 @@ class _Strict(yaml.SafeLoader):
     """Refuses a key that is there twice, of which YAML would silently take one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        keys = [key.value for key, _ in node.value]
         demand(len(set(keys)) == len(keys), f"a key is there twice, in line {node.start_mark.line + 1}")
         return super().construct_mapping(node, deep=deep)
 
 
-def check_compose() -> str:
-    text = (HERE / "compose.yaml").read_text(encoding="utf-8")
-    found = yaml.load(text, _Strict)
-    demand(set(found) == {"name", "services", "volumes"}, "top-level keys must be name, services and volumes")
-    node = found["services"]["node"]
+def _compose(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.load((HERE / name).read_text(encoding="utf-8"), _Strict)
+    extensions = {key for key in found if key.startswith("x-")}
+    demand(set(found) - extensions == {"name", "services", "volumes"}, "top-level keys are name, services and volumes")
+    return found
+
+
+def _check_node(node: dict[str, Any], volumes: dict[str, Any]) -> None:
     demand(set(node) <= SERVICE_KEYS, f"unknown keys of the service: {sorted(set(node) - SERVICE_KEYS)}")
-    demand((HERE / node["build"]["context"] / node["build"]["dockerfile"]).is_file(), "the Containerfile is not there")
-    demand(node["volumes"] == ["data:/data"] and "data" in found["volumes"], "the key must be kept in a named volume")
+    build = node["build"]
+    demand((HERE / build["context"] / build["dockerfile"]).is_file(), "the Containerfile is not there")
+    demand(build["target"] in TARGETS, f"there is no image {build['target']}")
+    name, _, place = node["volumes"][0].partition(":")
+    demand(place == "/data" and name in volumes, "the key must be kept in a named volume")
     demand(node["read_only"] and node["cap_drop"] == ["ALL"], "the container must be read-only and without privileges")
     demand(node["network_mode"] == "host", "behind a container's NAT a node does not see its own address")
+
+
+def check_compose() -> str:
+    found = _compose("compose.yaml")
+    _check_node(found["services"]["node"], found["volumes"])
     return "parsed strictly"
+
+
+def check_operator() -> str:
+    """Nodes as in `check_compose`, each with a volume of its own; what is beside them listens on loopback alone."""
+    found = _compose("compose.operator.yaml")
+    nodes = {name: service for name, service in found["services"].items() if "build" in service}
+    for node in nodes.values():
+        _check_node(node, found["volumes"])
+    keys = [node["volumes"][0] for node in nodes.values()]
+    demand(len(set(keys)) == len(keys), "two nodes must not share a key")
+    scraped = yaml.load((HERE / "prometheus.yaml").read_text(encoding="utf-8"), _Strict)
+    wanted = {config["targets"][0] for each in scraped["scrape_configs"] for config in each["static_configs"]}
+    ports = {f"127.0.0.1:{node['command'][node['command'].index('--metrics') + 1]}" for node in nodes.values()}
+    demand(wanted == ports, f"Prometheus asks {sorted(wanted)}, and the nodes answer at {sorted(ports)}")
+    for name in ("prometheus", "grafana"):
+        demand("127.0.0.1" in str(found["services"][name]), f"{name} must listen on loopback")
+        for volume in found["services"][name]["volumes"]:
+            source = volume.partition(":")[0]
+            demand(source in found["volumes"] or (HERE / source).exists(), f"{volume}: it is not there")
+    return f"{len(found['services'])} services, parsed strictly; {len(nodes)} nodes, each with its own key"
+
+
+def check_board() -> str:
+    """Grafana's board: panels lie beside each other, have units and legends, and ask the chosen data source."""
+    board = json.loads((HERE / "grafana" / "cactus-mesh.json").read_text(encoding="utf-8"))
+    panels = [panel for panel in board["panels"] if panel["type"] != "row"]
+    demand(len({panel["id"] for panel in board["panels"]}) == len(board["panels"]), "two panels have one id")
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        demand(at["x"] + at["w"] <= 24 and not cells & taken, f"{panel['title']} lies on another panel")
+        taken |= cells
+    for panel in panels:
+        demand(panel["fieldConfig"]["defaults"].get("unit"), f"{panel['title']} has no unit")
+        demand(all(each["legendFormat"] and each["expr"] for each in panel["targets"]), f"{panel['title']}: no legend")
+    return f"{len(panels)} panels"
 
 
 def check_compose_schema() -> str:
@@ -115,7 +170,7 @@ def check_compose_schema() -> str:
     uv = Path(sys.executable).with_name("uv")
     demand(uv.exists(), "SKIP neither compose nor uv is here, which would fetch the compose specification's schema")
     check = [str(uv), "tool", "run", COMPOSE_SCHEMA, "--builtin-schema", "vendor.compose-spec"]
-    done = _run([*check, str(HERE / "compose.yaml")])
+    done = _run([*check, str(HERE / "compose.yaml"), str(HERE / "compose.operator.yaml")])
     if done.returncode != 0 and "ok --" not in done.stdout and "chema" not in done.stdout:
         raise Wrong(f"SKIP {COMPOSE_SCHEMA} cannot be had here: {done.stderr.strip()[-200:]}")
     demand(done.returncode == 0, done.stdout)
@@ -183,17 +238,32 @@ def instructions() -> list[tuple[str, str]]:
     return found
 
 
+def stages_of(found: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """The instructions of each stage, by its name."""
+    stages: dict[str, list[tuple[str, str]]] = {}
+    for name, argument in found:
+        if name == "FROM":
+            title = argument.partition(" AS ")[2]
+            demand(title and title not in stages, f"FROM {argument}: each stage has a name of its own")
+            stages[title] = []
+        stages[list(stages)[-1]].append((name, argument))
+    return stages
+
+
 def check_containerfile() -> str:
     found = instructions()
-    demand([name for name, _ in found].count("FROM") == 2, "there must be a stage that builds, and one that runs")
-    demand(("USER", "cactus-mesh") in found, "it must not run as root")
+    stages = stages_of(found)
+    for target in TARGETS:
+        demand(target in stages, f"there is no stage {target}")
+        demand(stages[target][-1] == ("USER", "cactus-mesh"), f"{target} must not run as root")
+    demand(list(stages)[-1] == "base", "what is built without --target must be the small image")
     for name, argument in found:
         if name == "COPY" and not argument.startswith("--from="):
             for source in argument.split()[:-1]:
                 demand((ROOT / source).exists(), f"COPY {source}: it is not there")
         if name in ("ENTRYPOINT", "CMD"):
             demand(isinstance(json.loads(argument), list), f"{name} must be a list")
-    return f"{len(found)} instructions, every source is there"
+    return f"{len(found)} instructions in {len(stages)} stages, every source is there"
 
 
 @dataclass
@@ -249,17 +319,21 @@ def _make_base(base: Path) -> None:
 
 
 def _build(base: Path, folder: Path) -> Stage:
+    """The stages that the small image needs; those with torch are some gigabytes more, and only looked at."""
     stages: dict[str, Stage] = {}
-    stage = Stage(folder)
-    for name, argument in instructions():
-        if name == "FROM":
-            title = argument.partition(" AS ")[2] or str(len(stages))
-            stage = stages[title] = Stage(folder / title)
-            _succeed(["cp", "-a", "--reflink=auto", str(base), str(stage.root)])
-            _lend_registry(stage)
-        else:
+    for title, steps in stages_of(instructions()).items():
+        if title in NOT_RUN:
+            continue
+        origin = stages.get(steps[0][1].partition(" AS ")[0])
+        stage = stages[title] = Stage(folder / title)
+        if origin is not None:
+            stage.env, stage.workdir = dict(origin.env), origin.workdir
+            stage.user, stage.said = origin.user, dict(origin.said)
+        _succeed(["cp", "-a", "--reflink=auto", str(origin.root if origin else base), str(stage.root)])
+        _lend_registry(stage)
+        for name, argument in steps[1:]:
             _step(stage, stages, name, argument)
-    return stage
+    return stages["base"]
 
 
 def _lend_registry(stage: Stage) -> None:
@@ -363,6 +437,8 @@ def _succeed(command: list[str]) -> None:
 
 QUICK = {
     "compose": check_compose,
+    "compose, operator": check_operator,
+    "board": check_board,
     "environment": check_environment,
     "unit": check_unit,
     "unit, systemd": check_unit_by_systemd,

@@ -9,6 +9,10 @@ import pytest
 from bootstrap import check
 from cactus_mesh.errors import ConfigMalformed
 
+FILES = (
+    *("compose.yaml", "compose.operator.yaml", "prometheus.yaml", "grafana/cactus-mesh.json"),
+    *("Containerfile", "environment.example", "systemd/cactus-mesh.service"),
+)
 FOLDER = Path(__file__).parents[1] / "bootstrap"
 
 
@@ -28,7 +32,7 @@ def changed(tmp_path, monkeypatch):
     folder = tmp_path / "bootstrap"
 
     def change(name, old, new):
-        for file in ("compose.yaml", "Containerfile", "environment.example", "systemd/cactus-mesh.service"):
+        for file in FILES:
             copy = folder / file
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text((FOLDER / file).read_text(encoding="utf-8"), encoding="utf-8")
@@ -48,6 +52,10 @@ def changed(tmp_path, monkeypatch):
         ("compose", "compose.yaml", "    init: true", "    inti: true", "unknown keys"),
         ("compose", "compose.yaml", "network_mode: host", "network_mode: bridge", "own address"),
         ("compose", "compose.yaml", "      - ALL", "      - CHOWN", "without privileges"),
+        ("compose, operator", "compose.operator.yaml", "- gateway:/data", "- router:/data", "share a key"),
+        ("compose, operator", "prometheus.yaml", "127.0.0.1:4192", "127.0.0.1:4199", "Prometheus asks"),
+        ("board", "grafana/cactus-mesh.json", '"unit": "percentunit"', '"unit": ""', "has no unit"),
+        ("Containerfile", "Containerfile", "AS run", "AS build", "a name of its own"),
         ("unit", "systemd/cactus-mesh.service", "DynamicUser=yes", "User=root", "DynamicUser"),
         ("unit", "systemd/cactus-mesh.service", "Restart=on-failure", "Restart on-failure", "not a directive"),
         ("Containerfile", "Containerfile", "COPY cactus_mesh ", "COPY cactus_mush ", "is not there"),
