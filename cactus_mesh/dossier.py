@@ -124,9 +124,9 @@ class Dossier:
             "INSERT INTO doubts (orchestrator, model, exhibit) VALUES (?, ?, ?)", (orchestrator, model, exhibit)
         )
         self._database.execute(
-            "DELETE FROM doubts WHERE orchestrator = ?1 AND model = ?2 AND number NOT IN (SELECT number FROM doubts "
-            "WHERE orchestrator = ?1 AND model = ?2 ORDER BY number DESC LIMIT ?3)",
-            (orchestrator, model, MAX_EXHIBITS),
+            "DELETE FROM doubts WHERE orchestrator = ? AND model = ? AND number NOT IN (SELECT number FROM doubts "
+            "WHERE orchestrator = ? AND model = ? ORDER BY number DESC LIMIT ?)",
+            (orchestrator, model, orchestrator, model, MAX_EXHIBITS),
         )
 
     def doubts(self, orchestrator: PublicKey, model: bytes) -> list[bytes]:

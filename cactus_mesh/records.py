@@ -252,9 +252,9 @@ class Records:
     def recent(self, limit: int, *, state: str | None = None, role: str | None = None) -> list[TaskRecord]:
         """The newest first, without their proofs."""
         return self._read(
-            f"SELECT {_WITHOUT_PROOF} FROM tasks WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR role = ?2) "  # noqa: S608
-            "ORDER BY at DESC, number DESC LIMIT ?3",
-            (state, role, limit),
+            f"SELECT {_WITHOUT_PROOF} FROM tasks WHERE (? IS NULL OR state = ?) AND (? IS NULL OR role = ?) "  # noqa: S608
+            "ORDER BY at DESC, number DESC LIMIT ?",
+            (state, state, role, role, limit),
         )
 
     def named(self, beginning: str, limit: int = 8) -> list[TaskRecord]:

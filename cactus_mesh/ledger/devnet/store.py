@@ -91,9 +91,13 @@ class Store:
                 [(r.version, r.timestamp_us, r.hash, r.sender, r.sequence, r.signed, r.json) for r in records],
             )
             self._database.executemany(
-                "INSERT INTO coin_events SELECT ?1, ?2, coalesce(max(sequence), -1) + 1, ?3, ?4 FROM coin_events "
-                "WHERE account = ?1 AND stream = ?2",
-                [(account, stream, r.version, amount) for r in records for account, stream, amount in r.coins],
+                "INSERT INTO coin_events SELECT ?, ?, coalesce(max(sequence), -1) + 1, ?, ? FROM coin_events "
+                "WHERE account = ? AND stream = ?",
+                [
+                    (account, stream, r.version, amount, account, stream)
+                    for r in records
+                    for account, stream, amount in r.coins
+                ],
             )
             gone = [(table.name, _encode(key)) for table, key in rows if key not in table]
             kept = [(table.name, _encode(key), _encode(table[key])) for table, key in rows if key in table]
