@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-MODELS = ("int8", "int4", "tuned", "dropped")
+MODELS = ("int8", "int4", "tuned", "dropped", "other")
 PLAIN = ("sdpa", "eager", "no_cache")
 _TUNING_STEPS = 3
 
@@ -30,7 +30,9 @@ def _load(attention: str | None = None) -> tuple[Any, Any]:
 def make(folder: Path) -> None:
     for name in MODELS:
         network, tokenizer = _load()
-        {"int8": _round_8, "int4": _round_4, "tuned": _tune, "dropped": _drop_layer}[name](network, tokenizer)
+        {"int8": _round_8, "int4": _round_4, "tuned": _tune, "dropped": _drop_layer, "other": _begin_anew}[name](
+            network, tokenizer
+        )
         network.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
 
@@ -74,6 +76,17 @@ def _drop_layer(network: Any, _: Any) -> None:
     network.config.num_hidden_layers = len(layers)
     if getattr(network.config, "layer_types", None):
         network.config.layer_types = network.config.layer_types[: len(layers)]
+
+
+def _begin_anew(network: Any, _: Any) -> None:
+    """Another model with the same tokenizer: the word vectors are kept, what is done with them is not."""
+    import torch
+
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.Linear) and module is not network.lm_head:
+                module.weight.normal_(0, float(module.weight.std()), generator=generator)
 
 
 def plain(kind: str) -> None:

@@ -50,7 +50,7 @@ TARGETS: Final = (
     Target("min_subtle_detection_50", "each subtle cheat is found within 50 audited tasks", ">=", 0.95),
 )
 SEED: Final = int(os.environ.get("CACTUS_BENCH_SEED", "77"))
-ANSWERS: Final = int(os.environ.get("CACTUS_BENCH_ANSWERS", "40"))
+ANSWERS: Final = int(os.environ.get("CACTUS_BENCH_ANSWERS", "80"))
 """For each gross cheat; a subtle one and the honest get more."""
 HONEST: Final = int(os.environ.get("CACTUS_BENCH_HONEST", "1000"))
 PLAIN_ANSWERS: Final = 20
@@ -171,10 +171,12 @@ async def _honest(bench: Bench) -> tuple[list[dict[str, object]], int, int]:
     async def elsewhere(task: Task) -> Signed:
         return await cheats.honest(bench.second, first, task)
 
-    async def continued(task: Task) -> Signed:
-        whole = await cheats.honest(bench.second, first, task)
-        cut = len(whole.token_ids) // 2
-        return await cheats.honest(bench.true, bench.model, task, whole.token_ids[:cut])
+    def continued(by: Engine) -> Callable[[Task], Awaitable[Signed]]:
+        async def prove(task: Task) -> Signed:
+            whole = await cheats.honest(bench.second, first, task)
+            return await cheats.honest(by, bench.model, task, whole.token_ids[: len(whole.token_ids) // 2])
+
+        return prove
 
     each = HONEST // 5
     ways: list[tuple[str, list[Signed]]] = []
@@ -184,10 +186,14 @@ async def _honest(bench: Bench) -> tuple[list[dict[str, object]], int, int]:
             ("8 at once, other threads", elsewhere, 8),
             ("32 at once, other threads", elsewhere, 32),
             ("32 at once, same threads", bench.make, 32),
-            ("continued in the middle", continued, 8),
+            ("continued in the middle", continued(bench.true), 8),
         )
     ):
         ways.append((name, await bench.answers(_tasks(each, number), prove, at_once)))
+    async with open_engine(["selftest"], EngineSettings(slots=32, threads=1)) as anew:
+        asked = _tasks(each // 4, 40)
+        restarted = await bench.answers(asked, continued(anew), 8)
+    ways.append(("continued after a restart", restarted))
     for number, kind in enumerate(models.PLAIN):
         ways.append((f"plain transformers, {kind}", await _plain(kind, _tasks(PLAIN_ANSWERS, 50 + number))))
     rows, doubts, alarms = [], 0, 0
@@ -350,6 +356,7 @@ def _all_cheats(bench: Bench) -> list[tuple[str, str, Callable[[Task], Awaitable
         ("bf16", "gross", cheap("bf16"), True),
         ("int8", "gross", cheap("int8"), True),
         ("int4", "gross", cheap("int4"), True),
+        ("another model, all else forged", "gross", forged("other"), True),
         ("fine-tuned model", "gross", cheap("tuned"), True),
         ("a layer dropped", "gross", cheap("dropped"), True),
         ("half of the prompt, all else forged", "gross", asked_otherwise(half_of), True),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cactus_mesh.core.audit import mean_error
+from cactus_mesh.core.audit import error_of
 from cactus_mesh.core.receipts import pack_logprobs, unpack_logprobs
 from cactus_mesh.core.thresholds import (
     ANY_MODEL,
@@ -122,12 +122,12 @@ async def answers(
 
 
 async def worst_of(engine: Engine, model: EngineModel, made: Sequence[Answer]) -> Measured:
-    """Replay *made* on *engine*: the largest gap of any token and the largest mean error of any answer."""
+    """Replay *made* on *engine*: the largest gap of any token and the largest error of any answer."""
     gap = error = 0.0
     for each in made:
         replay = await engine.replay(model.digest, each.work, each.sampling, each.seed, each.token_ids)
         gap = max(gap, *replay.gaps)
-        error = max(error, mean_error(each.logprobs, unpack_logprobs(pack_logprobs(replay.logprobs))))
+        error = max(error, error_of(each.logprobs, unpack_logprobs(pack_logprobs(replay.logprobs))))
     tokens = sum(len(each.token_ids) for each in made)
     return Measured(tokens=tokens, answers=len(made), largest_gap=gap, logprob_error=error)
 
@@ -166,7 +166,7 @@ async def calibrate(
                     measured = await worst_of(judge, model, made)
                     _merge(found, model, device, measured)
                     tell(f"{model.name}: replayed; largest gap {measured.largest_gap:.2g}, "
-                         f"largest mean error {measured.logprob_error:.2g}")  # fmt: skip
+                         f"largest error {measured.logprob_error:.2g}")  # fmt: skip
     return list(found.values())
 
 

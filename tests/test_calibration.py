@@ -18,7 +18,7 @@ class Rounding(FakeEngine):
 
     async def replay(self, *arguments):
         honest = await super().replay(*arguments)
-        logprobs = (honest.logprobs[0] + 2e-4, *honest.logprobs[1:])
+        logprobs = (honest.logprobs[0] + 1e-4, *honest.logprobs[1:])
         return dataclasses.replace(honest, gaps=(3e-4, *honest.gaps[1:]), logprobs=logprobs)
 
 
@@ -42,7 +42,7 @@ async def test_the_worst_of_all_pairs_of_engines_counts():
     assert entry.measured.answers == 2 * 2 * 6
     assert entry.measured.largest_gap == pytest.approx(3e-4)
     assert entry.thresholds.gap_noise == pytest.approx(3e-3)
-    assert entry.measured.logprob_error == pytest.approx(2e-4 / 16, rel=0.01)
+    assert entry.measured.logprob_error == pytest.approx(1e-4 / 4, rel=0.02)
 
 
 class Crowded(FakeEngine):

@@ -235,5 +235,5 @@ def _tell(home: Home, data: bytes) -> None:
         say(f"  verifier {found['verifier']}: {found['result']} {', '.join(failed)}")
         say(
             f"  {found['mismatches']} of {found['tokens']} tokens mismatch, by up to {found['largest_gap']:.3g}; "
-            f"mean error of log-probabilities {found['logprob_error']:.3g}"
+            f"error of log-probabilities {found['logprob_error']:.3g}"
         )

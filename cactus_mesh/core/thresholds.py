@@ -29,7 +29,7 @@ _Positive = Annotated[float, Meta(gt=0)]
 
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """*gap_noise*: a token further than this (in logits) from being chosen is a mismatch; beyond *gap_fail* one is
-    enough.  *mismatch_share*: of an answer's tokens.  *logprob_pass*, *logprob_fail*: mean absolute errors.
+    enough.  *mismatch_share*: of an answer's tokens.  *logprob_pass*, *logprob_fail*: roots of mean square errors.
     *honest_rate*: how many of its tokens an honest machine may mismatch in the long run.
     """
 
