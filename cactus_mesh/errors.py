@@ -9,7 +9,7 @@ MeshError
 │   ├── ConfigMalformed, ConfigMissing, KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyFileExists,
 │   ├── BackupMalformed, BackupLocked, HomeNotEmpty,
 │   ├── KeyFileUnwritable, StateMalformed, StateInUse, NodeNotRunning, NodeRunning, PortInUse, AddressMalformed,
-│   ├── AmountMalformed, TaskIdMalformed, NotTheOwner, NoOperatorConsent, PackageMalformed,
+│   ├── AmountMalformed, TaskIdMalformed, TaskNotKept, OutputExists, NotTheOwner, NoOperatorConsent, PackageMalformed,
 │   ├── PeerListRejected, PeerListExpired, ServiceUnavailable, GatewayKeyUnknown, GatewayKeysMissing,
 │   ├── GatewayError      an HTTP request to the gateway: ApiKeyRejected, HostRefused, OriginRefused, PathUnknown,
 │   │                     RequestMalformed, RequestTooLarge, RequestTooSlow, TooManyRequests, Unsupported
@@ -161,6 +161,18 @@ class AmountMalformed(UsageError):
 
 class TaskIdMalformed(UsageError):
     code = "task_id.malformed"
+
+
+class TaskNotKept(UsageError):
+    """This home's records do not have the task, or not its receipt."""
+
+    code = "task.not_kept"
+
+
+class OutputExists(UsageError):
+    """A file is in the place where one would be written."""
+
+    code = "output.exists"
 
 
 class NotTheOwner(UsageError):

@@ -35,7 +35,9 @@ from cactus_mesh.herald import Herald
 from cactus_mesh.journal import open_journal
 from cactus_mesh.known import require_way_in, with_known_peers, with_neighbours
 from cactus_mesh.live import Sources, TaskTable, open_live, watched_network
+from cactus_mesh.noting import Notes
 from cactus_mesh.orchestrator import offers_of, open_orchestrator
+from cactus_mesh.records import open_recorder
 from cactus_mesh.router import open_router
 from cactus_mesh.snapshot import network_snapshot, peer_snapshot, ping, try_punch
 
@@ -172,6 +174,8 @@ async def open_node(
             engine = await stack.enter_async_context(open_models(config, home))
         book = stack.enter_context(open_book(home.book_file))
         ledger = await stack.enter_async_context(open_chain(config, meter))
+        recorder = await stack.enter_async_context(open_recorder(home.records_file, config.records))
+        notes = Notes(recorder, identity, ledger.chain)
         network = await stack.enter_async_context(open_mesh(identity, config, home, config.roles, listen))
         services = await stack.enter_async_context(open_service_nursery())
         if meter is not None:
@@ -182,7 +186,7 @@ async def open_node(
             services.start_soon(meter.watch_loop)
         tasks = TaskTable()
         network = watched_network(network, tasks)
-        node = await _Roles(stack, services, identity, config, home, network, ledger, book, engine, tasks).open()
+        node = await _Roles(stack, services, identity, config, home, network, ledger, book, engine, tasks, notes).open()
         if meter is not None:
             from cactus_mesh.observability.gauges import NodeCollector
 
@@ -224,6 +228,7 @@ class _Roles:
     book: Book
     engine: Engine | None
     tasks: TaskTable
+    notes: Notes
 
     async def open(self) -> Node:
         config = self.config
@@ -293,6 +298,7 @@ class _Roles:
                 stake_cover=self.config.matching.stake_cover,
                 journal=journal,
                 audits=audits,
+                routed=self.notes.routed,
             )
         )
 
@@ -310,6 +316,7 @@ class _Roles:
                 policy=self.config.serving,
                 load_changed=herald.load_changed,
                 claimed=await answering_for(self.ledger, self.book, self.identity.address),
+                served=self.notes.served,
             )
         )
 
@@ -344,6 +351,7 @@ async def open_client(
         async with (
             open_chain(config) as open_ledger,
             open_mesh(identity, config, place, ("client",), client_listen()) as open_network,
+            open_recorder(place.records_file, config.records) as recorder,
             open_service_nursery() as services,
         ):
             await first_connection(open_network)
@@ -354,6 +362,7 @@ async def open_client(
                 open_ledger,
                 config.client,
                 consented=lambda consent: book.asked(consent.client, consent.task_id, consent.expires_at),
+                ended=Notes(recorder, identity, open_ledger.chain).asked,
                 purse_file=place.purse_file,
             ) as client:
                 yield client
@@ -363,14 +372,18 @@ async def open_client(
 async def open_client_beside(node: Node, home: Home) -> AsyncIterator[Client]:
     """A client on a running node's key and connections.  A node does not ask itself, not even when it is a router."""
     with open_book(home.book_file) as book:
-        async with open_client_role(
-            node.identity,
-            node.network,
-            node.ledger,
-            node.config.client,
-            consented=lambda consent: book.asked(consent.client, consent.task_id, consent.expires_at),
-            purse_file=home.purse_file,
-        ) as client:
+        async with (
+            open_recorder(home.records_file, node.config.records) as recorder,
+            open_client_role(
+                node.identity,
+                node.network,
+                node.ledger,
+                node.config.client,
+                consented=lambda consent: book.asked(consent.client, consent.task_id, consent.expires_at),
+                ended=Notes(recorder, node.identity, node.ledger.chain).asked,
+                purse_file=home.purse_file,
+            ) as client,
+        ):
             yield client
 
 

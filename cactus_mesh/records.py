@@ -271,7 +271,7 @@ class Records:
     def between(self, since: float, until: float, *, role: str | None = None) -> Iterator[TaskRecord]:
         """Those that began then, in Unix seconds, the oldest first; whole, one after another."""
         rows = self._database.execute(
-            f"SELECT {_LISTED} FROM tasks WHERE at >= ? AND at < ? AND (?3 IS NULL OR role = ?3) ORDER BY at, number",  # noqa: S608
+            f"SELECT {_LISTED} FROM tasks WHERE at >= ? AND at < ? AND role = coalesce(?, role) ORDER BY at, number",  # noqa: S608
             (since, until, role),
         )
         return (_record(row) for row in rows)
@@ -296,18 +296,19 @@ class Records:
                 ],
             )
 
-    def earned(self, chain: str, since: float, until: float) -> list[Earned]:
-        """By day (UTC), model and part.  A client's *amount* is what it spent, a router's the fees of its tasks."""
+    def earned(self, chain: str, since: float, until: float, *, treasury_bps: int = 0) -> list[Earned]:
+        """By day (UTC), model and part.  A client's *amount* is what it spent; of the fee, the treasury has its share
+        and the router the rest."""
         rows = self._database.execute(
             f"""SELECT date(at, 'unixepoch') AS day, model, role, count(*), coalesce(sum(tokens), 0),
-            coalesce(sum(CASE role WHEN 'client' THEN paid WHEN 'router' THEN fee
+            coalesce(sum(CASE role WHEN 'client' THEN paid WHEN 'router' THEN fee - fee * ? / 10000
                 ELSE CASE WHEN delegate = party THEN to_delegate ELSE to_orchestrator END END), 0),
             coalesce(sum(fee), 0),
             coalesce(sum(CASE WHEN {_TO_BE_PAID} THEN coalesce(price, max_price) END), 0),
             coalesce(sum({_TO_BE_PAID}), 0)
             FROM tasks WHERE chain = ? AND at >= ? AND at < ? GROUP BY day, model, role
             ORDER BY day DESC, role, model""",  # noqa: S608 - our own words
-            (chain, since, until),
+            (treasury_bps, chain, since, until),
         )
         return [Earned(*row) for row in rows]
 

@@ -31,7 +31,9 @@ from cactus_mesh.testing.ledger import FakeLedger
 from cactus_mesh.testing.network import FakeMesh, FakeNetwork, open_fake_mesh
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+
+    from cactus_mesh.noting import Notes
 
 EPOCH_SECONDS = 1_800_000_000
 STAKE = 100 * 10**8
@@ -74,6 +76,8 @@ class World:
     patience: Patience = field(default_factory=Patience)
     audits: AuditPolicy = field(default_factory=AuditPolicy)
     table: Table = FAKE_TABLE
+    notes: Callable[[Identity], Notes] | None = None
+    """What becomes of the records of a key's tasks."""
     journals: dict[str, Journal] = field(default_factory=dict)
     dossiers: dict[str, Dossier] = field(default_factory=dict)
 
@@ -125,6 +129,7 @@ class World:
             journal=self.journals[name],
             audits=AuditMeans(policy=self.audits, table=self.table, dossier=self.dossiers[name], engine=engine),
             clock=clock,
+            **({"routed": self.notes(me).routed} if self.notes else {}),
         ) as router:
             yield router
 
@@ -166,6 +171,7 @@ class World:
                 policy=policy,
                 load_changed=herald.load_changed,
                 clock=clock,
+                **({"served": self.notes(me).served} if self.notes else {}),
             )
         )
         await self.services.start(herald.run)
@@ -179,7 +185,14 @@ class World:
             self.ledger.deposit_for(me, deposit)
         network = self.mesh.join(me)
         return await self.stack.enter_async_context(
-            open_client_role(me, network, self.ledger, config or ClientConfig(), clock)
+            open_client_role(
+                me,
+                network,
+                self.ledger,
+                config or ClientConfig(),
+                clock,
+                **({"ended": self.notes(me).asked} if self.notes else {}),
+            )
         )
 
     async def settle_down(self) -> None:
