@@ -67,15 +67,18 @@ async def _serve(
     from cactus_mesh.gateway.keys import Keyring
     from cactus_mesh.gateway.server import open_gateway
     from cactus_mesh.lifetime import open_lifetime
-    from cactus_mesh.node import open_client
+    from cactus_mesh.live import TaskTable
+    from cactus_mesh.node import open_client, open_live_of_client
 
     config = load(home, bootstrap=list(bootstrap) or None, network=network, ledger=ledger)
     settings = at(config.gateway, host, port)
     require_keys(settings, Keyring(home.gateway_keys_file))  # before anything is joined
+    tasks = TaskTable()
     async with (
         open_lifetime(stdin_too=until_stdin_closes) as lifetime,
-        open_client(home=home, config=config) as client,
-        open_gateway(client, settings, home.gateway_keys_file) as opened,
+        open_client(home=home, config=config, tasks=tasks) as client,
+        open_live_of_client(client, config, home, tasks) as live,
+        open_gateway(client, settings, home.gateway_keys_file, picture=live) as opened,
     ):
         announce(opened, config, as_json=as_json)
         if not as_json:
@@ -92,8 +95,11 @@ def at(config: GatewayConfig, host: str | None, port: int | None) -> GatewayConf
 
 def announce(opened: Gateway, config: Config, *, as_json: bool) -> None:
     if as_json:
-        print_json({"event": "gateway", "url": opened.url, "needs_key": opened.needs_key})
+        page = f"{opened.url}/" if opened.dashboard else None
+        print_json({"event": "gateway", "url": opened.url, "needs_key": opened.needs_key, "dashboard": page})
         return
+    if opened.dashboard:
+        click.echo(f"dashboard  {opened.url}/{' (with an API key)' if opened.needs_key else ''}")
     click.echo(f"gateway    {opened.url}/v1{' (with an API key)' if opened.needs_key else ''}")
     click.echo(f"try it     {opened.example(config.client.model)}")
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from cactus_mesh.config import Config, Home
+    from cactus_mesh.live import Live
     from cactus_mesh.node import Node
     from cactus_mesh.observability.meter import Meter
 
@@ -94,7 +95,7 @@ async def run(
         answers |= node.answers() | {"live": lambda _: live.fresh()}
         async with (
             _scraped(config, meter, as_json=as_json),
-            _gateway(node, home, meter, as_json=as_json) if with_gateway else nullcontext(),
+            _gateway(node, home, meter, live, as_json=as_json) if with_gateway else nullcontext(),
         ):
             await _announce(node, as_json=as_json)
             await lifetime.serving()
@@ -127,7 +128,7 @@ async def _scraped(config: Config, meter: Meter | None, *, as_json: bool) -> Asy
 
 
 @asynccontextmanager
-async def _gateway(node: Node, home: Home, meter: Meter | None, *, as_json: bool) -> AsyncIterator[None]:
+async def _gateway(node: Node, home: Home, meter: Meter | None, live: Live, *, as_json: bool) -> AsyncIterator[None]:
     from cactus_mesh.cli.gateway import announce
     from cactus_mesh.gateway.server import open_gateway
     from cactus_mesh.node import open_client_beside
@@ -135,9 +136,14 @@ async def _gateway(node: Node, home: Home, meter: Meter | None, *, as_json: bool
     async with (
         open_client_beside(node, home) as client,
         open_gateway(
-            client, node.config.gateway, home.gateway_keys_file, node_metrics=meter.text if meter else None
+            client,
+            node.config.gateway,
+            home.gateway_keys_file,
+            node_metrics=meter.text if meter else None,
+            picture=live,
         ) as opened,
     ):
+        live.spent_today = client.spent_today
         announce(opened, node.config, as_json=as_json)
         yield
 

@@ -29,6 +29,9 @@ WRONG_KEYS_PER_MINUTE: Final = 30
 """From one address."""
 CALLERS_KNOWN: Final = 4_096
 """Buckets of rates that are kept; the caller heard longest ago is forgotten."""
+PAGE: Final = "/"
+PAGE_FILES: Final = "/dashboard/page/"
+"""The dashboard's page is the same for everybody, and holds nothing; what it shows is not."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -105,7 +108,7 @@ class Guard:
         self._check_host(scope)
         origin = self._origin(scope)
         client = scope.get("client") or ("", 0)
-        if scope["path"] in OPEN_PATHS or (origin is not None and scope["method"] == "OPTIONS"):
+        if _is_open(scope["path"]) or (origin is not None and scope["method"] == "OPTIONS"):
             return Caller(str(client[0]), origin)
         caller = Caller(self._who(scope, str(client[0]), now), origin)
         wait = self._rates.wait(caller.name, now)
@@ -113,6 +116,18 @@ class Guard:
             raise _too_many("too many requests in the last minute", wait)
         self._rates.take(caller.name, now)
         return caller
+
+    def still(self, scope: Scope, now: float) -> bool:
+        """Whether whoever was let in before would be now, but for the rate."""
+        try:
+            self._who(scope, str((scope.get("client") or ("",))[0]), now)
+        except Fault:
+            return False
+        return True
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self._keys)
 
     def _check_host(self, scope: Scope) -> None:
         hosts = [value.decode("latin-1") for key, value in scope["headers"] if key == b"host"]
@@ -134,6 +149,8 @@ class Guard:
             return origin
         if origin is not None and origin == f"{scope['scheme']}://{header(scope, b'host')}":
             return None
+        if origin is None and scope["path"] == PAGE and header(scope, b"sec-fetch-mode") == "navigate":
+            return None  # somebody follows a link to the page
         if origin is not None or site in ("cross-site", "same-site"):
             raise Fault(
                 OriginRefused(f"pages of {origin or 'another origin'} may not use this gateway; see gateway.origins")
@@ -158,6 +175,10 @@ class Guard:
                 )
             )
         return holder.id
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path == PAGE or path.startswith(PAGE_FILES)
 
 
 def _too_many(why: str, wait_seconds: float) -> Fault:

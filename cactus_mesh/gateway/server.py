@@ -14,8 +14,10 @@ from starlette.routing import Match, Route
 from cactus_mesh.errors import MeshError, PathUnknown, RequestMalformed, UnknownModel
 from cactus_mesh.gateway.asked import chat_of, completion_of, vectors_of
 from cactus_mesh.gateway.connections import open_server
+from cactus_mesh.gateway.dashboard.assets import read_assets
+from cactus_mesh.gateway.dashboard.feed import Feed
 from cactus_mesh.gateway.faults import Fault, fault_of
-from cactus_mesh.gateway.guard import Guard, cors
+from cactus_mesh.gateway.guard import PAGE, PAGE_FILES, Guard, cors
 from cactus_mesh.gateway.http import ClientGone, header, json_of, read_body, reply
 from cactus_mesh.gateway.keys import Keyring
 from cactus_mesh.gateway.metrics import CONTENT_TYPE, Metrics
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
+    from cactus_mesh.answer import Answer
     from cactus_mesh.client import Client
     from cactus_mesh.config import GatewayConfig
-    from cactus_mesh.gateway.asked import Asked
+    from cactus_mesh.gateway.asked import Asked, AskedVectors
+    from cactus_mesh.gateway.dashboard.feed import Picture
     from cactus_mesh.gateway.guard import Caller
     from cactus_mesh.gateway.tasks import Shape
     from cactus_mesh.messages import Listed
@@ -50,6 +54,8 @@ class Gateway:
 
     url: str
     needs_key: bool
+    dashboard: bool = False
+    """Whether there is a page at the url itself."""
 
     def example(self, model: str) -> str:
         """A command to try it with."""
@@ -60,28 +66,46 @@ class Gateway:
 
 @asynccontextmanager
 async def open_gateway(
-    client: Client, config: GatewayConfig, keys_file: Path | None, *, node_metrics: Callable[[], bytes] | None = None
+    client: Client,
+    config: GatewayConfig,
+    keys_file: Path | None,
+    *,
+    node_metrics: Callable[[], bytes] | None = None,
+    picture: Picture | None = None,
 ) -> AsyncIterator[Gateway]:
     """Serve OpenAI's API for *client* until the block is left; *node_metrics* are shown with its own.
+
+    With a *picture* there is a dashboard, unless the configuration says no.
 
     Raises `GatewayKeysMissing` when others could reach it and nobody has a key, and what is wrong with the file of
     keys or the address.
     """
     keys = Keyring(keys_file)
-    app = _App(client, config, Guard(config, keys), node_metrics)
+    feed = Feed(picture) if picture is not None and config.dashboard else None
+    app = _App(client, config, Guard(config, keys), node_metrics, feed)
     async with open_server(app, config.host, config.port, connections=config.connections) as server:
         app.connections = lambda: server.connections
         host = f"[{config.host}]" if ":" in config.host else config.host
-        yield Gateway(f"http://{host}:{server.port}", bool(keys))
+        try:
+            yield Gateway(f"http://{host}:{server.port}", bool(keys), feed is not None)
+        finally:
+            if feed is not None:
+                feed.close()
 
 
 class _App:
     """The outermost ASGI application: lets in, answers errors, counts."""
 
     def __init__(
-        self, client: Client, config: GatewayConfig, guard: Guard, node_metrics: Callable[[], bytes] | None
+        self,
+        client: Client,
+        config: GatewayConfig,
+        guard: Guard,
+        node_metrics: Callable[[], bytes] | None,
+        feed: Feed | None,
     ) -> None:
         self._guard = guard
+        self._feed = feed
         self._client = client
         self._tasks = Tasks(client, config)
         self.connections: Callable[[], int] = lambda: 0
@@ -100,6 +124,8 @@ class _App:
             _route("/readyz", "GET", self._ready),
             _route("/metrics", "GET", self._count),
         ]
+        if feed is not None:
+            self._routes += _dashboard(feed, guard)
         self._paths = ", ".join(sorted(route.path for route in self._routes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -169,17 +195,23 @@ class _App:
         async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
             asked = understand(await _json(scope, receive))
             with self._tasks.slot():
-                answer = self._tasks.begin(scope, asked)
+                answer = self._begin(scope, asked)
                 shape = shape_of(asked, answer.task_id)
                 reply_to = self._tasks.stream if asked.stream else self._tasks.whole
                 await reply_to(scope, receive, send, answer, shape)
 
         return endpoint
 
+    def _begin(self, scope: Scope, asked: Asked | AskedVectors) -> Answer:
+        answer = self._tasks.begin(scope, asked)
+        if self._feed is not None:
+            self._feed.asked(answer.task_id, scope["cactus.caller"])
+        return answer
+
     async def _embeddings(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = vectors_of(await _json(scope, receive))
         with self._tasks.slot():
-            answer = self._tasks.begin(scope, asked)
+            answer = self._begin(scope, asked)
             shape = Vectors(asked.model, len(asked.texts), asked.base64)
             await self._tasks.whole(scope, receive, send, answer, shape)
 
@@ -220,6 +252,31 @@ class _App:
         await reply(send, 200, self._metrics.text(), {}, CONTENT_TYPE)
 
 
+def _dashboard(feed: Feed, guard: Guard) -> list[Route]:
+    assets = read_assets()
+
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        await assets["index.html"].serve(scope, send)
+
+    async def file(scope: Scope, receive: Receive, send: Send) -> None:
+        found = assets.get(scope["path_params"]["name"])
+        if found is None:
+            raise PathUnknown("the dashboard has no such file; load its page again")
+        await found.serve(scope, send)
+
+    async def live(scope: Scope, receive: Receive, send: Send) -> None:
+        def welcome() -> bool:
+            return guard.still(scope, trio.current_time())
+
+        await feed.serve(scope, receive, send, alone=lambda: not guard.has_keys, welcome=welcome)
+
+    return [
+        _route(PAGE, "GET", page),
+        _route(PAGE_FILES + "{name}", "GET", file),
+        _route("/dashboard/live", "GET", live),
+    ]
+
+
 def _completion(chat: bool, asked: Asked, task_id: bytes) -> Shape:
     return Completion(chat, asked.model, task_id, asked.include_usage)
 
@@ -229,7 +286,7 @@ def _response(asked: Asked, task_id: bytes) -> Shape:
 
 
 _SAFE: Final = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}
-"""Whatever a browser gets to see is no page and no script."""
+"""What a browser gets to see is what it is called, and for pages of this gateway alone."""
 
 
 def _route(path: str, method: str, endpoint: Endpoint) -> Route:
