@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +28,7 @@ from cactus_mesh.node import open_client, open_live_of, open_node
 from cactus_mesh.observability.meter import Meter
 from cactus_mesh.processes import open_family
 from cactus_mesh.terminal import set_up_logging
-from cactus_mesh.testing.engine import FakeEngine
+from cactus_mesh.testing.engine import FAKE_MODEL, FakeEngine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -85,7 +85,7 @@ class ProcessMesh:
         engine: dict[str, Any] | None = None,
         **settings: object,
     ) -> Child:
-        """*engine* are `FakeEngine`'s arguments."""
+        """*engine* are `FakeEngine`'s arguments, and the ``name`` under which it is offered."""
         identity = await self.fund(name)
         async with self.ledger() as ledger:
             await ledger.register_orchestrator(identity, identity.public_key, stake)
@@ -132,10 +132,14 @@ async def open_process_mesh() -> AsyncIterator[ProcessMesh]:
         yield ProcessMesh(family, chain, (await first.ready())["addresses"][0], {"ledger": ledger, "bootstrap": first})
 
 
+def _engine(*, name: str = FAKE_MODEL.name, **arguments: Any) -> FakeEngine:
+    return FakeEngine(model=replace(FAKE_MODEL, name=name), **arguments)
+
+
 async def serve(role: str, home: Home, settings: dict[str, Any], engine: dict[str, Any]) -> None:
     """One process: the role's node, until standard input closes."""
     config: Config = load_config(home, {"roles": [role], "listen": [LISTEN], **settings}, environment={})
-    fixed = FakeEngine(**engine) if role == "orchestrator" else None
+    fixed = _engine(**engine) if role == "orchestrator" else None
     meter = Meter() if config.metrics.listen else None
     answers: dict[str, Callable[[str], object]] = {}
     async with (
