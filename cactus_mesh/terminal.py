@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -33,13 +34,39 @@ def say(text: str = "") -> None:
 def stream(text: str) -> None:
     """A piece of an answer, at once."""
     click.echo(printable(text), nl=False)
-    sys.stdout.flush()
+    flush()
 
 
 def print_json(value: object) -> None:
     """One object, one line."""
     click.echo(json.dumps(value, ensure_ascii=False))
-    sys.stdout.flush()
+    flush()
+
+
+def flush() -> None:
+    """What was printed, out, while somebody can still hear of it if nobody reads it."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def keep_streams() -> None:
+    """A standard stream that is closed becomes the null device, before a file or a socket takes its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+
+
+def discard_output() -> None:
+    """Nobody reads what is still to come, nor what the interpreter would try to write at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def complain(error: MeshError, *, as_json: bool) -> None:
