@@ -43,6 +43,7 @@ TARGETS: Final = (
     Target("replay_share", "time of a replay, as a share of the generation's, one at a time", "<=", 0.2),
     Target("replay_share_32", "the same with 32 at once: both are then bound by arithmetic"),
     Target("amortised_share", "cost of audits at the default rate, as a share of generation", "<=", 0.01),
+    Target("amortised_share_32", "the same with 32 at once"),
     Target("honest", "honest answers replayed", ">=", 1_000),
     Target("false_alarms", "of them, those that failed or raised a suspicion", "<=", 0),
     Target("honest_doubts", "of them, those that were inconclusive"),
