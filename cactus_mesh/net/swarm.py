@@ -134,7 +134,10 @@ class MeshSwarm(Swarm):
                 for listener in self.bound:
                     nursery.start_soon(accept_forever, listener, self._accept)
                 task_status.started()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self.notifees.clear()  # gossip ends too: what it is told now would wait for a reader that is gone
         finally:
             for listener in self.bound:
                 listener.close()
