@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from cactus_mesh.cli.base import command, json_option, load, main, network_options
+from cactus_mesh.cli.completing import models as model_names
 from cactus_mesh.errors import LedgerError
 from cactus_mesh.terminal import octas, print_json, say, stream
 
@@ -25,7 +26,7 @@ PAID_SECONDS: Final = 60.0
 @main.command()
 @click.argument("prompt")
 @network_options
-@click.option("--model", help="Which model. Default: client.model in the configuration.")
+@click.option("--model", shell_complete=model_names, help="Which model. Default: client.model in the configuration.")
 @click.option("--raw", is_flag=True, help="Continue the prompt instead of answering it as a chat message.")
 @click.option("--max-tokens", type=int)
 @click.option("--temperature", type=float, default=0.0, show_default=True)

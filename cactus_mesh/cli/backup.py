@@ -32,8 +32,9 @@ _passphrase_option = click.option(
 async def backup(home: Home, file: Path, encrypt: bool, passphrase_file: Path | None, as_json: bool) -> None:
     """Write this home's key and state into FILE (0600), also while a node runs.
 
-    \b
     Whoever has the file has the key, and so the money: encrypt it, or keep it where the key may be kept.
+
+    \b
     Example: cactus-mesh backup cactus.backup --encrypt
     """
     from cactus_mesh.backup import back_up

@@ -24,6 +24,9 @@ async def demo(prompt: str, as_json: bool) -> None:
     Each is a process of its own on loopback, with its own key in a temporary folder; all are gone when the command
     ends.  The client asks two questions at once.  The first orchestrator has room for one, so it hands the second on
     to the other and stays liable for it.
+
+    \b
+    Example: cactus-mesh demo
     """
     from cactus_mesh.demo import run_demo
 
@@ -38,7 +41,11 @@ async def demo(prompt: str, as_json: bool) -> None:
 async def demo_client(
     home: Home, prompt: str, bootstrap: tuple[str, ...], network: str | None, ledger: str | None
 ) -> None:
-    """The demo's client process: asks both questions and reports what happens as lines of JSON."""
+    """The demo's client process: asks both questions and reports what happens as lines of JSON.
+
+    \b
+    Example: cactus-mesh --home c demo-client
+    """
     from cactus_mesh.demo import ask_both
     from cactus_mesh.lifetime import open_lifetime
 

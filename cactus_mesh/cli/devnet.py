@@ -25,6 +25,9 @@ async def devnet(home: Home, host: str, port: int | None, until_stdin_closes: bo
     """Run the embedded development ledger: the contract's rules, kept in this home, with a faucet.
 
     It is for demos, tests and development: one process, coins without value.
+
+    \b
+    Example: cactus-mesh devnet --port 8790
     """
     from cactus_mesh.ledger.dev import DEFAULT_PORT
     from cactus_mesh.ledger.devnet import open_devnet

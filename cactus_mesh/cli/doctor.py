@@ -36,6 +36,9 @@ async def doctor(
 
     Each line says pass, warn or fail, what was measured, and the one thing to do.  Takes up to 20 seconds and changes
     nothing.  Exit status: 0 when nothing fails, else 7.
+
+    \b
+    Example: cactus-mesh doctor
     """
     from cactus_mesh.doctor import examine
 

@@ -162,9 +162,10 @@ async def list_(home: Home, as_json: bool) -> None:
 
 @keys.command("remove")
 @click.argument("name")
+@json_option
 @click.pass_obj
 @command
-async def remove(home: Home, name: str) -> None:
+async def remove(home: Home, name: str, as_json: bool) -> None:
     """Take a key back, by its name or id; a running gateway refuses it within a second.
 
     \b
@@ -173,4 +174,7 @@ async def remove(home: Home, name: str) -> None:
     from cactus_mesh.gateway.keys import remove_key
 
     remove_key(home.gateway_keys_file, name)
-    say(f"removed {printable(name)}")
+    if as_json:
+        print_json({"removed": name})
+    else:
+        say(f"removed {printable(name)}")

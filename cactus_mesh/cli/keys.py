@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 @click.pass_obj
 @command
 async def show_id(home: Home, as_json: bool) -> None:
-    """Show who this home's key makes you: peer id, ledger account, public key."""
+    """Show who this home's key makes you: peer id, ledger account, public key.
+
+    \b
+    Example: cactus-mesh id
+    """
     _show_identity(home.key_file, load_key_file(home.key_file), as_json=as_json)
 
 
@@ -30,7 +34,11 @@ async def show_id(home: Home, as_json: bool) -> None:
 @click.pass_obj
 @command
 async def keygen(home: Home, out: Path | None, as_json: bool) -> None:
-    """Make a new key file (0600).  An existing one is never overwritten."""
+    """Make a new key file (0600).  An existing one is never overwritten.
+
+    \b
+    Example: cactus-mesh keygen --out cold.key
+    """
     identity = Identity.generate()
     create_key_file(out or home.key_file, identity)
     _show_identity(out or home.key_file, identity, as_json=as_json)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from cactus_mesh.cli.base import command, json_option, load, main, network_options
+from cactus_mesh.cli.completing import peers as peer_ids
 from cactus_mesh.errors import CallTimeout, MeshError, NodeNotRunning, PeerLost, UnreachableError
 from cactus_mesh.terminal import ago, paint, print_json, printable, quieten_network, say, short
 
@@ -39,7 +40,11 @@ _NETWORK_KEYS: Final = (
 @click.pass_obj
 @command
 async def status(home: Home, as_json: bool) -> None:
-    """Show the running node of this home: who it is, how others reach it, and what it does."""
+    """Show the running node of this home: who it is, how others reach it, and what it does.
+
+    \b
+    Example: cactus-mesh status
+    """
     from cactus_mesh.control import ask_node
 
     found = await ask_node(home.control_file, "status")
@@ -139,7 +144,11 @@ def _in_words(value: object) -> str:
 @click.pass_obj
 @command
 async def peers(home: Home, as_json: bool) -> None:
-    """List the peers of the running node: direct or relayed, through whom, how far, since when, why not direct."""
+    """List the peers of the running node: direct or relayed, through whom, how far, since when, why not direct.
+
+    \b
+    Example: cactus-mesh peers --json
+    """
     from cactus_mesh.control import ask_node
 
     found: Any = await ask_node(home.control_file, "peers")
@@ -178,7 +187,7 @@ def _rtt(milliseconds: float | None) -> str:
 
 
 @main.command()
-@click.argument("target", metavar="PEER|ADDRESS")
+@click.argument("target", metavar="PEER|ADDRESS", shell_complete=peer_ids)
 @click.option("--count", type=click.IntRange(min=1, max=100_000), default=4, show_default=True)
 @network_options
 @json_option
@@ -197,6 +206,9 @@ async def ping(
 
     Asks through the running node of this home; without one, joins the network for this time.  PEER is a peer id, or
     the last characters of a connected one's.
+
+    \b
+    Example: cactus-mesh ping …V3fyKSUK --count 10
     """
     from cactus_mesh.control import LONG_ANSWER_SECONDS, WHO, ask_node
 

@@ -27,7 +27,11 @@ _dtype_option = click.option("--dtype", type=_DTYPES, default="float32", show_de
 
 @main.group()
 def models() -> None:
-    """Which models this machine may serve, each with the digest of its files."""
+    """Which models this machine may serve, each with the digest of its files.
+
+    \b
+    Example: cactus-mesh models list
+    """
 
 
 @models.command("list")
@@ -36,7 +40,11 @@ def models() -> None:
 @click.pass_obj
 @command
 async def list_models(home: Home, dtype: str, as_json: bool) -> None:
-    """List the models that have been added."""
+    """List the models that have been added.
+
+    \b
+    Example: cactus-mesh models list
+    """
     found = [_described(entry, dtype) for entry in _library(home).entries.values()]
     if as_json:
         print_json({"models": found})
@@ -76,7 +84,11 @@ async def add(home: Home, model: str, digest: str | None, dtype: str, as_json: b
 @click.pass_obj
 @command
 async def verify(home: Home, name: str | None, as_json: bool) -> None:
-    """Read the files of NAME, or of all models, and compare them with what was added."""
+    """Read the files of NAME, or of all models, and compare them with what was added.
+
+    \b
+    Example: cactus-mesh models verify
+    """
     from cactus_mesh.engine.library import differences, find
     from cactus_mesh.engine.models import listing
     from cactus_mesh.errors import ModelRefused
@@ -102,7 +114,11 @@ async def verify(home: Home, name: str | None, as_json: bool) -> None:
 @click.pass_obj
 @command
 async def remove(home: Home, name: str, delete: bool, as_json: bool) -> None:
-    """Take NAME off the list.  A folder of your own is never deleted."""
+    """Take NAME off the list.  A folder of your own is never deleted.
+
+    \b
+    Example: cactus-mesh models remove my-model
+    """
     from cactus_mesh.engine.library import delete_download
     from cactus_mesh.engine.models import hub_id
 

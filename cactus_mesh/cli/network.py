@@ -21,7 +21,11 @@ DEFAULT_DAYS: Final = 180
 
 @main.group()
 def network() -> None:
-    """Networks and their signed lists of known peers."""
+    """Networks and their signed lists of known peers.
+
+    \b
+    Example: cactus-mesh network show
+    """
 
 
 @network.command()
@@ -90,7 +94,11 @@ def _write(path: Path, data: bytes) -> None:
 @click.pass_obj
 @command
 async def show(home: Home, name: str | None, as_json: bool) -> None:
-    """Show what network NAME is, and whether its list of known peers can be believed."""
+    """Show what network NAME is, and whether its list of known peers can be believed.
+
+    \b
+    Example: cactus-mesh network show local
+    """
     from cactus_mesh.known import lists_of
 
     config = load(home, network=name)

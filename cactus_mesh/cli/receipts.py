@@ -251,4 +251,4 @@ def _show(found: dict[str, Any]) -> None:
     click.echo(f"{paint('BROKEN', 'red')}  {found['task_id'] or 'unreadable'}")
     for check in found["checks"]:
         if check["holds"] is False:
-            click.echo(f"        {check['name']}: not so that {printable(check['words'])}")
+            click.echo(f"        {check['name']} fails: {printable(check['words'])}")

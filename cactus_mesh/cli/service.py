@@ -24,7 +24,11 @@ POLL_SECONDS: Final = 0.3
 
 @main.group()
 def service() -> None:
-    """Run a node in the background, under this user's systemd."""
+    """Run a node in the background, under this user's systemd.
+
+    \b
+    Example: cactus-mesh service status
+    """
 
 
 @service.command()
@@ -83,7 +87,11 @@ async def install(
 @click.pass_obj
 @command
 async def uninstall(home: Home, as_json: bool) -> None:
-    """Stop the node and remove its unit and environment file.  Key, configuration and state stay."""
+    """Stop the node and remove its unit and environment file.  Key, configuration and state stay.
+
+    \b
+    Example: cactus-mesh service uninstall
+    """
     from cactus_mesh import service as services
 
     await services.uninstall(home)
@@ -98,7 +106,11 @@ async def uninstall(home: Home, as_json: bool) -> None:
 @click.pass_obj
 @command
 async def status(home: Home, as_json: bool) -> None:
-    """Show whether the service runs, and the node in it.  Exit status: 0 when it runs, else 2."""
+    """Show whether the service runs, and the node in it.  Exit status: 0 when it runs, else 2.
+
+    \b
+    Example: cactus-mesh service status --json
+    """
     from cactus_mesh import service as services
 
     state = await services.state()

@@ -27,7 +27,7 @@ SHOWN: Final = 20
 SHOWN_ID: Final = 12
 WIDTH: Final = 80
 _MODEL_WIDTH: Final = 20
-_TITLE: Final = 11
+_TITLE: Final = 13
 _COLOURS: Final = {"done": "green", "failed": "red", "cancelled": "yellow"}
 
 

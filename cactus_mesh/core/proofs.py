@@ -144,12 +144,12 @@ def _receipt_checks(opened: _Opened) -> Iterator[Check]:
     tokens = len(receipt.token_ids)
     yield Check("receipt_signature", True, f"{peer_id(signer)} signed the receipt")
     party = {claim.orchestrator, claim.delegate}
-    yield Check("receipt_signer", address(signer) in party, "its signer is a party of the claim")
+    yield Check("receipt_signer", address(signer) in party, "who signed it is a party of the claim")
     signed = verify(signer, receipt.claim, receipt.claim_signature)
-    yield Check("claim_signature", signed, f"and the claim of {claim.price} octas in it")
-    yield Check("claim_task", claim.task_id == receipt.task_id, "both are for the same task")
+    yield Check("claim_signature", signed, f"and so the claim of {claim.price:,} octas in it")
+    yield Check("claim_task", claim.task_id == receipt.task_id, "receipt and claim are for the same task")
     same = claim.model_digest == receipt.model_digest and claim.compute_ms == receipt.compute_ms
-    yield Check("claim_work", same, "both name the same model and compute time")
+    yield Check("claim_work", same, "they name the same model and compute time")
     bound = claim.result_hash == output_digest(receipt.token_ids)
     yield Check("claim_tokens", bound, f"the claim commits to the {tokens} tokens of the receipt")
     yield Check("logprobs", len(receipt.logprobs) == 4 * tokens, "there is a log-probability for each token")
@@ -186,13 +186,13 @@ def _consent_checks(opened: _Opened) -> Iterator[Check]:
     client = PublicKey(proof.client)
     if proof.consent_signature:
         signed = verify(client, proof.consent, proof.consent_signature)
-        yield Check("consent_signature", signed, f"{peer_id(client)} consented to pay up to {consent.max_price} octas")
+        yield Check("consent_signature", signed, f"{peer_id(client)} consented to pay up to {consent.max_price:,} octas")
     own = address(client) == consent.client == claim.client
     yield Check("consent_client", own, "the claim is on the account of the client's key")
     same = (consent.task_id, consent.router) == (claim.task_id, claim.router)
     yield Check("consent_task", same, "consent and claim name the same task and router")
     chain = (consent.chain_id, consent.contract) == (claim.chain_id, claim.contract)
-    yield Check("consent_contract", chain, f"and the same contract, on chain {claim.chain_id}")
+    yield Check("consent_contract", chain, f"they name the same contract, on chain {claim.chain_id}")
     yield Check("price", claim.price <= consent.max_price, "no more is claimed than was consented to")
 
 
@@ -209,10 +209,10 @@ def _assignment_checks(opened: _Opened) -> Iterator[Check]:
     offer = assignment.body.offer
     asked = asked_price(offer.price, receipt.prompt_tokens, len(receipt.token_ids))
     terms = f"{receipt.prompt_tokens} tokens in and {len(receipt.token_ids)} out, at its offer's prices"
-    yield Check("asked_price", claim.price <= asked, f"{asked} octas are the price of {terms}")
+    yield Check("asked_price", claim.price <= asked, f"no more than {asked:,} octas is claimed, the price of {terms}")
     work = complexity(offer.shape, receipt.prompt_tokens, len(receipt.token_ids))
     same = claim.complexity == work and claim.model_digest == offer.digest
-    yield Check("complexity", same, f"{work} MFLOP are what they take with {offer.name}")
+    yield Check("complexity", same, f"{work:,} MFLOP are claimed, which is what they take with {offer.name}")
 
 
 def _follows(opened: _Opened, assignment: Sealed[Assignment]) -> bool:
@@ -236,9 +236,9 @@ def _verdict_checks(opened: _Opened) -> Iterator[Check]:
     yield Check("verdict_signature", by_router, f"router {peer_id(verdict.sender)} signed the verdict")
     body = verdict.body
     same = body.receipt_hash == opened.receipt.digest and body.task_id == claim.task_id
-    yield Check("verdict_receipt", same, "it is about this receipt")
+    yield Check("verdict_receipt", same, "the verdict is about this receipt")
     failed = f": {', '.join(body.failed_checks)}" if body.failed_checks else ""
-    yield Check("verdict_result", body.result == "pass", f"its result is {body.result}{failed}")
+    yield Check("verdict_result", body.result == "pass", f"the verdict is {body.result}{failed}")
     if opened.assignment is not None:
         fair = is_fair(body.draw_secret, opened.assignment.body.router_nonce, body.audit_ppm)
         drawn = "was" if _drawn(body, opened.receipt.digest) else "was not"
