@@ -170,8 +170,8 @@ def lines_of(record: TaskRecord, examined: Examined | None, now: float) -> Itera
         if (peer := getattr(record, name)) is not None:
             yield from _row("worked on" if name == "delegate" else name, f"{peer}{_is_me(record, peer)}")
     if record.tokens is not None:
-        counts = f"{record.prompt_tokens} in, {record.tokens} out, {record.compute_ms:,} ms of compute"
-        yield from _row("tokens", counts)
+        compute = "" if record.compute_ms is None else f", {record.compute_ms:,} ms of compute"
+        yield from _row("tokens", f"{record.prompt_tokens or 0:,} in, {record.tokens:,} out{compute}")
     yield from _row("agreed", f"at most {octas(record.max_price)}")
     if record.price is not None:
         yield from _row("claimed", f"{octas(record.price)} by its receipt: the orchestrator's prices for these tokens")

@@ -111,8 +111,8 @@ def _numbers(picture: Picture) -> Table:
     table.add_row("first token", _number(latest(first), " ms"), sparkline(first))
     table.add_row("round trip", _number(latest(rtt), " ms"), sparkline(rtt))
     table.add_row("tasks", f"{picture['running_total']} now", f"{done:,} done, {failed:,} failed")
-    table.add_row("asked for", f"{octas:,}", "octas by receipts since the start; paid: cactus-mesh earnings")
-    table.add_row("coins", _octas(money.get("coins_octas")), _money(money))
+    table.add_row("asked, octas", f"{octas:,}", "by receipts since the start; paid: cactus-mesh earnings")
+    table.add_row("coins, octas", _octas(money.get("coins_octas")), _money(money))
     if audits:
         table.add_row("audits", "", audits)
     return table
