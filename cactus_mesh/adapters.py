@@ -36,6 +36,8 @@ JOIN_SECONDS: Final = 10.0
 """How long a client waits for its first connection before it says that nobody answers."""
 
 log = logging.getLogger(__name__)
+created = logging.getLogger("cactus_mesh.created")
+"""What a user should know of once; `terminal` shows it as a sentence."""
 
 
 def identity_at(home: Home) -> Identity:
@@ -44,7 +46,8 @@ def identity_at(home: Home) -> Identity:
     if not home.key_file.exists():
         with suppress(KeyFileExists):  # another process of this home was first
             create_key_file(home.key_file, Identity.generate())
-            log.info("made a new key", extra={"path": str(home.key_file)})
+            words = "made this home's key, which is the account and its money: back it up. Settings go into"
+            created.warning(words, extra={"path": str(home.key_file), "settings": str(home.config_file)})
     return load_key_file(home.key_file)
 
 

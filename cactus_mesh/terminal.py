@@ -109,9 +109,12 @@ def ago(seconds: float) -> str:
 
 
 class _LogLine(logging.Formatter):
-    """``12:00:00 info cactus_mesh.router settled task=… paid_octas=…``"""
+    """``12:00:00 info cactus_mesh.router settled task=… paid_octas=…``; what was created, as a sentence."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if record.name == "cactus_mesh.created":
+            path, settings = (getattr(record, name, "") for name in ("path", "settings"))
+            return f"{path}: {record.getMessage()} {settings}"
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         head = f"{clock} {record.levelname.lower()} {record.name} {record.getMessage()}"
         fields = " ".join(f"{name}={printable(str(value))}" for name, value in _extras(record).items())
