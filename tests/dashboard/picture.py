@@ -54,11 +54,15 @@ async def open_show() -> AsyncIterator[str]:
                 nursery.start_soon(lambda name=name, engine=engine: mesh.orchestrator(name, engine=engine))
             for name in ("router-1", "router-2"):
                 nursery.start_soon(mesh.router, name)
-        async with _own_node(mesh) as url:
-            async with mesh.client("alice") as alice, mesh.client("bob") as bob, open_service_nursery() as nursery:
-                nursery.start_soon(_busy, alice, 3.1)
-                nursery.start_soon(_busy, bob, 4.7)
-                yield url
+        async with (
+            _own_node(mesh) as url,
+            mesh.client("alice") as alice,
+            mesh.client("bob") as bob,
+            open_service_nursery() as nursery,
+        ):
+            nursery.start_soon(_busy, alice, 3.1)
+            nursery.start_soon(_busy, bob, 4.7)
+            yield url
 
 
 @asynccontextmanager

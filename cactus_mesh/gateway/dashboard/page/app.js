@@ -14,11 +14,18 @@ const HUES = 6;
 const CURVES = 8;
 const MODELS_MS = 10_000;
 const HOUR = 3600;
+const RATE_SECONDS = 5;
 
 const told = {};
 const texts = new Map();
 let reach = "fine";
 let asked = 0;
+
+// From a round share below the lowest to all: [bottom, top, step].
+function percents(values) {
+  const bottom = Math.max(0, Math.floor((Math.min(0.9, ...values) - 0.05) * 10) / 10);
+  return [bottom, 1, (1 - bottom) / 4];
+}
 
 const key = () => sessionStorage.getItem(KEY);
 
@@ -26,7 +33,7 @@ const plots = {
   tokens: new Plot(byId("plot-tokens"), { title: "Throughput", unit: "tokens per second", format: (value) => (value < 10 && value % 1 ? value.toFixed(1) : count(value)), floor: 4, empty: "no tokens yet" }),
   first: new Plot(byId("plot-first"), { title: "Time to the first token", unit: "median", format: (value) => millis(value), floor: 20, spots: true, empty: "no task has had its first token in this time" }),
   rtt: new Plot(byId("plot-rtt"), { title: "Round trip to peers", unit: "median", format: (value) => millis(value), floor: 4, empty: "no peer has answered a ping yet" }),
-  standing: new Plot(byId("plot-standing"), { title: "Over the last hour", unit: "", format: (value) => `${Math.round(value * 100)} %`, range: [0, 1, 0.25], height: 150, empty: "no orchestrator is known yet" }),
+  standing: new Plot(byId("plot-standing"), { title: "Over the last hour", unit: "", format: (value) => `${Math.round(value * 100)} %`, range: percents, height: 150, quiet: true, empty: "no orchestrator is known yet" }),
 };
 
 // --- showing ------------------------------------------------------------------------------------------------------
@@ -56,25 +63,25 @@ function newest(kind) {
 
 const PARTS = ["client", "router", "orchestrator"];
 
-// The part of which the rate is told: a task that passes through several roles of one process is not counted twice.
-function ratePart() {
-  const works = PARTS.filter((part) => told.totals[part].tokens > 0);
-  return works.at(-1) ?? "client";
+// The part that does most: a task that passes through several roles of one process is not counted twice.
+const most = (of) => Math.max(...PARTS.map(of));
+
+function rateOf(part) {
+  const recent = told.series.fine.values[`tokens_${part}`].slice(-RATE_SECONDS);
+  return recent.length ? recent.reduce((sum, value) => sum + value, 0) / recent.length : 0;
 }
 
 function showFigures() {
   const { peers, peers_total, running_total, totals, money, self } = told;
   const relayed = peers.filter((peer) => peer.relayed).length;
-  const part = ratePart();
-  const recent = told.series.fine.values[`tokens_${part}`].slice(-5);
-  const rate = recent.length ? recent.reduce((sum, value) => sum + value, 0) / recent.length : 0;
+  const rate = most(rateOf);
+  const failed = PARTS.reduce((sum, part) => sum + totals[part].failed, 0);
   const staked = self.roles.includes("orchestrator");
   const rtt = newest("rtt_ms");
-  const sum = totals[part];
   const rows = [
     ["Peers", [count(peers_total)], relayed ? `${plural(relayed, "relayed path")}` : peers_total ? "all direct" : "nobody connected"],
-    ["Tasks under way", [count(running_total)], `${count(sum.done)} done${sum.failed ? `, ${count(sum.failed)} failed` : ""}`],
-    ["Tokens per second", [rate < 10 && rate > 0 ? rate.toFixed(1) : count(rate)], `${count(sum.tokens)} since the start`],
+    ["Tasks under way", [count(running_total)], `${count(PARTS.reduce((sum, part) => sum + totals[part].done, 0))} done${failed ? `, ${count(failed)} failed` : ""}`],
+    ["Tokens per second", [rate < 10 && rate > 0 ? rate.toFixed(1) : count(rate)], `${count(most((part) => totals[part].tokens))} since the start`],
     ["Round trip", rtt === null ? ["–"] : millis(rtt).split(" ").map((word, at) => (at ? make("span", { class: "unit" }, word) : word)), "median over peers"],
     [staked ? "Stake" : "Deposit", figure(staked ? money.stake_octas : money.deposit_octas), staked ? "answers for the work" : "pays for tasks"],
   ];

@@ -58,6 +58,7 @@ export function count(value) {
 
 export function millis(value) {
   if (value === null || value === undefined) return "–";
+  if (value === 0) return "0";
   if (value < 10) return `${value.toFixed(1)} ms`;
   return value < 10_000 ? `${count(value)} ms` : `${(value / 1000).toFixed(1)} s`;
 }

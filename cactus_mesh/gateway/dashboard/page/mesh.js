@@ -11,7 +11,8 @@ const SHAPES = {
   client: "M-8 0 A8 8 0 1 1 8 0 A8 8 0 1 1 -8 0 Z",
 };
 const SCALES_MS = [2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500];
-const NAMED = 18;
+const NAMED = 24;
+const NARROW = 520;
 const DRAWN = 72;
 const EASE = 0.18;
 
@@ -72,14 +73,17 @@ function ordered(peers) {
   return [...new Set(found)];
 }
 
+const distance = (share) => 0.48 + 0.44 * share;
+const radii = (width, height) => [width / 2 - (width < NARROW ? 34 : 70), height / 2 - 36];
+
 function goals(peers, width, height, scale) {
   const found = new Map();
-  const [wide, high] = [width / 2 - 62, height / 2 - 40];
+  const [wide, high] = radii(width, height);
   const order = ordered(peers);
   order.forEach((peer, at) => {
-    const angle = -Math.PI / 2 + 0.35 + (2 * Math.PI * at) / order.length;
+    const angle = -Math.PI / 2 + (2 * Math.PI * (at + 0.5)) / order.length;
     const share = peer.rtt_ms === null ? 0.8 : Math.sqrt(Math.min(peer.rtt_ms, scale) / scale);
-    const far = peer.relayed ? 1 : 0.46 + 0.4 * share;
+    const far = peer.relayed ? 1 : distance(share);
     found.set(peer.peer_id, [width / 2 + Math.cos(angle) * wide * far, height / 2 + Math.sin(angle) * high * far]);
   });
   return found;
@@ -88,7 +92,7 @@ function goals(peers, width, height, scale) {
 function paint(self, peers, total, running, now) {
   const box = byId("mesh-drawing");
   const width = Math.max(280, box.clientWidth || 640);
-  const height = width < 480 ? 350 : 430;
+  const height = width < NARROW ? 360 : 470;
   const shown = peers.slice(0, DRAWN);
   const slowest = Math.max(1, ...shown.filter((peer) => !peer.relayed).map((peer) => peer.rtt_ms ?? 0));
   const scale = SCALES_MS.find((each) => each >= slowest) ?? slowest;
@@ -115,7 +119,7 @@ function paint(self, peers, total, running, now) {
 function render(box, self, peers, total, running, width, height, scale, now) {
   const middle = [width / 2, height / 2];
   const busy = new Set(running.flatMap((task) => [task.peer, task.orchestrator]));
-  const named = peers.length <= (width < 480 ? 10 : NAMED);
+  const named = peers.length > NAMED ? "" : width < NARROW || peers.length > NAMED / 2 ? "short" : "long";
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": words(peers, total) });
   if (peers.length) svg.append(...rings(middle, width, height, scale));
   for (const peer of peers) svg.append(way(peer, middle, busy));
@@ -127,11 +131,10 @@ function render(box, self, peers, total, running, width, height, scale, now) {
 
 function rings([x, y], width, height, scale) {
   return [0.25, 1].flatMap((part) => {
-    const far = 0.46 + 0.4 * Math.sqrt(part);
-    const high = (height / 2 - 40) * far;
+    const [wide, high] = radii(width, height).map((each) => each * distance(Math.sqrt(part)));
     return [
-      draw("ellipse", { cx: x, cy: y, rx: (width / 2 - 62) * far, ry: high, class: "ring" }),
-      draw("text", { x, y: y - high - 5, class: "ring-word" }, `${Number((scale * part).toPrecision(2))} ms`),
+      draw("ellipse", { cx: x, cy: y, rx: wide, ry: high, class: "ring" }),
+      draw("text", { x, y: y - high + 4, class: "ring-word" }, `${Number((scale * part).toPrecision(2))} ms`),
     ];
   });
 }
@@ -152,8 +155,9 @@ function dot(peer, named, busy, now) {
     draw("title", {}, `${peer.roles.join(", ")} ${name(peer.peer_id, 80)}, ${path}, ${millis(peer.rtt_ms)}, for ${span(now - peer.since)}, ${name(peer.agent, 60)}`),
     draw("path", { d: SHAPES[role], class: `shape role-${role}` }));
   if (named) {
+    const end = short(peer.peer_id).slice(-4);
     group.append(
-      draw("text", { y: 25 }, `${role} ${short(peer.peer_id).slice(-4)}`),
+      draw("text", { y: 25 }, named === "long" ? `${role} ${end}` : end),
       draw("text", { y: 39, class: "second" }, peer.rtt_ms === null ? path : millis(peer.rtt_ms)));
   }
   return group;

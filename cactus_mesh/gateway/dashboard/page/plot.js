@@ -2,7 +2,7 @@
 
 import { draw, make, say } from "./dom.js";
 
-const LEFT = 46;
+const LEFT = 54;
 const RIGHT = 8;
 const TOP = 10;
 const BOTTOM = 20;
@@ -15,10 +15,11 @@ function scaleTo(most, least) {
   return [Math.ceil(top / step - 1e-9) * step, step];
 }
 
-// *format* makes a value's words, *floor* is the least that the axis shows, *range* fixes it, *spots* draws dots too.
+// *format* makes a value's words, *floor* is the least that the axis shows, or *range* gives [bottom, top, step];
+// *spots* draws dots too, *quiet* says values only where somebody points.
 export class Plot {
-  constructor(box, { title, unit, format, floor = 1, range = null, height = 118, spots = false, empty }) {
-    this.settings = { title, unit, format, floor, range, height, spots, empty };
+  constructor(box, { title, unit, format, floor = 1, range = null, height = 118, spots = false, quiet = false, empty }) {
+    this.settings = { title, unit, format, floor, range, height, spots, quiet, empty };
     this.lines = [];
     this.times = [];
     this.at = null;
@@ -76,7 +77,7 @@ export class Plot {
     if (!this.now) return;
     const { height, format, floor, range, spots, empty } = this.settings;
     const values = this.lines.flatMap((line) => line.values).filter((value) => value !== null);
-    const [bottom, top, step] = range ?? [0, ...scaleTo(Math.max(floor, ...values), floor)];
+    const [bottom, top, step] = range?.(values) ?? [0, ...scaleTo(Math.max(floor, ...values), floor)];
     const y = (value) => TOP + (height - TOP - BOTTOM) * (1 - (value - bottom) / (top - bottom));
     const svg = draw("svg", { viewBox: `0 0 ${this.inner + LEFT + RIGHT} ${height}`, "aria-hidden": "true" });
     for (let value = bottom; value <= top + step / 100; value += step) {
@@ -123,7 +124,7 @@ export class Plot {
 
   tell(any) {
     const at = this.at ?? this.times.length - 1;
-    if (!any || at < 0) return say(this.readout, "");
+    if (!any || at < 0 || (this.settings.quiet && this.at === null)) return say(this.readout, "");
     const latest = (line) => line.values[at] ?? (this.at === null ? line.values.findLast((value) => value !== null) : null);
     const found = this.lines.map((line) => [line, latest(line)]).filter(([, value]) => value !== null && value !== undefined);
     const words = found.map(([line, value]) => `${this.lines.length > 1 ? `${line.label} ` : ""}${this.settings.format(value, false)}`);

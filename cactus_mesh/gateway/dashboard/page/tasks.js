@@ -5,6 +5,7 @@ import { amount, byId, count, make, millis, name, plural, prose, say, short, whe
 const SHOWN_RUNNING = 6;
 const SHOWN_DONE = 10;
 const TAIL = 260;
+const SPARE = new Set(["Part", "Model", "When"]);
 const STATES = { waiting: "finding an orchestrator", working: "reading the prompt", streaming: "streaming" };
 const PARTS = { client: "asked here", router: "routed here", orchestrator: "worked on here" };
 
@@ -68,7 +69,7 @@ function showDone(done, now, self) {
   }
   const several = self.roles.length > 1 || new Set(done.map((task) => task.role)).size > 1;
   const head = ["Ended", several ? "Part" : null, "Model", ["Tokens"], ["First token"], ["Price"], "Orchestrator", "When"].filter(Boolean);
-  const cells = head.map((word) => make("th", { scope: "col", class: Array.isArray(word) ? "number" : null }, String(word)));
+  const cells = head.map((word) => make("th", { scope: "col", class: SPARE.has(word) ? "spare" : Array.isArray(word) ? "number" : null }, String(word)));
   box.setAttribute("tabindex", "0");
   box.setAttribute("role", "region");
   box.setAttribute("aria-label", "Tasks that ended");
@@ -80,11 +81,11 @@ function row(task, now, several) {
   const word = good ? (task.verified ? "verified" : "done") : task.state === "gone" ? "left" : name(task.state, 28);
   return make("tr", {},
     make("td", {}, make("span", { class: `chip ${good ? "good" : task.state === "gone" ? "" : "bad"}` }, word)),
-    several ? make("td", {}, PARTS[task.role].split(" ")[0]) : null,
-    make("td", { title: name(task.model, 200) }, name(task.model, 28)),
+    several ? make("td", { class: "spare" }, PARTS[task.role].split(" ")[0]) : null,
+    make("td", { class: "spare", title: name(task.model, 200) }, name(task.model, 28)),
     make("td", { class: "number" }, count(task.tokens)),
     make("td", { class: "number" }, millis(task.first_token_ms)),
     make("td", { class: "number" }, good ? amount(task.price_octas) : "–"),
     make("td", { class: "id" }, task.orchestrator ? short(task.orchestrator) : task.role === "orchestrator" ? "this one" : "–"),
-    make("td", {}, when(task.asked_at, now)));
+    make("td", { class: "spare" }, when(task.asked_at, now)));
 }
