@@ -1,4 +1,7 @@
-"""How soon the command line answers: ``--help``, and ``run`` to "ready" without a model, beside a bare interpreter."""
+"""How soon the command line answers: ``--help``, ``run`` to "ready" without a model, ``ask`` to its first token.
+
+The mesh that is asked is warm: its five processes run, and its engine gives fixed tokens at once.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,15 @@ import time
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from benchmarks.report import Measurement, Target, median
+from cactus_mesh.testing.mesh import APT, open_process_mesh
 
 TARGETS: Final = (
-    Target("help_s", "cactus-mesh --help", "<=", 0.5),
+    Target("help_s", "cactus-mesh --help", "<=", 0.15),
+    Target("ask_cold_s", "cactus-mesh ask, from its start to its first token, at a mesh that is warm", "<=", 2.5),
+    Target("ask_whole_s", "cactus-mesh ask, from its start to its end"),
     Target("ready_s", "cactus-mesh run (a bootstrap peer: no model) until it says ready", "<=", 5.0),
     Target("python_s", "python -c pass, for comparison"),
 )
@@ -55,6 +63,36 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait(30)
 
 
+async def _asked() -> tuple[list[float], list[float]]:
+    """Seconds to the first token, and to the end, of several questions."""
+    first, whole = [], []
+    async with open_process_mesh() as mesh:
+        await mesh.router()
+        await mesh.orchestrator()
+        await mesh.acquainted()
+        client = await mesh.fund("client")
+        async with mesh.ledger() as ledger:
+            await ledger.deposit(client, 10 * APT)
+        home = str(mesh.family.home("client").state)
+        way = ["--ledger", mesh.chain["url"], "--bootstrap", mesh.bootstrap, "--model", "fake"]
+        for _ in range(RUNS + 1):
+            times = await trio.to_thread.run_sync(_seconds_of_ask, [*CLI, "--home", home, "ask", "hello", *way])
+            first.append(times[0])
+            whole.append(times[1])
+    return first[1:], whole[1:]
+
+
+def _seconds_of_ask(command: list[str]) -> tuple[float, float]:
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as asking:
+        assert asking.stdout is not None
+        assert asking.stdout.read(1), "nothing was answered"
+        first = time.perf_counter() - began
+        asking.stdout.read()
+    assert asking.returncode == 0
+    return first, time.perf_counter() - began
+
+
 def measure() -> Measurement:
     helped, ready, bare = [], [], []
     with (
@@ -69,4 +107,6 @@ def measure() -> Measurement:
             bare.append(_seconds([sys.executable, "-c", "pass"]))
             ready.append(_seconds_to_ready(Path(folder) / "node", url))
         _end(ledger)
-    return Measurement({"help_s": median(helped), "ready_s": median(ready), "python_s": median(bare)}, RUNS)
+    first, whole = trio.run(_asked)
+    values = {"help_s": helped, "ask_cold_s": first, "ask_whole_s": whole, "ready_s": ready, "python_s": bare}
+    return Measurement({name: median(each) for name, each in values.items()}, RUNS)

@@ -47,7 +47,7 @@ def identity_at(home: Home) -> Identity:
         with suppress(KeyFileExists):  # another process of this home was first
             create_key_file(home.key_file, Identity.generate())
             words = "made this home's key, which is the account and its money: back it up. Settings go into"
-            created.warning(words, extra={"path": str(home.key_file), "settings": str(home.config_file)})
+            created.info(words, extra={"path": str(home.key_file), "settings": str(home.config_file)})
     return load_key_file(home.key_file)
 
 

@@ -151,6 +151,7 @@ def set_up_logging(verbosity: int, log_format: str) -> None:
     handler.setFormatter(_LogJson() if log_format == "json" else _LogLine())
     logging.basicConfig(handlers=[handler], level=logging.INFO if verbosity > 1 else logging.ERROR, force=True)
     logging.getLogger("cactus_mesh").setLevel(logging.INFO if verbosity else logging.WARNING)
+    logging.getLogger("cactus_mesh.created").setLevel(logging.INFO)
     if verbosity < 2:
         logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs what our adapter already handles and explains
 
