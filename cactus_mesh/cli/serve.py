@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cactus_mesh.cli.base import command, json_option, load, main, network_options
-from cactus_mesh.terminal import print_json, printable, say
+from cactus_mesh.terminal import Doing, print_json, printable, say
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -86,21 +86,23 @@ async def run(
     )
     meter = _meter(config, with_gateway=with_gateway)
     answers: dict[str, Callable[[str], object]] = {}
-    async with (
-        open_lifetime(stdin_too=until_stdin_closes) as lifetime,
-        open_control(home.control_file, answers),
-        open_node(config, home, meter=meter) as node,
-        open_live_of(node, home) as live,
-    ):
-        answers |= node.answers() | {"live": lambda _: live.fresh()}
+    with Doing("loading models and joining the network") as doing:
         async with (
-            _scraped(config, meter, as_json=as_json),
-            _gateway(node, home, meter, live, as_json=as_json) if with_gateway else nullcontext(),
+            open_lifetime(stdin_too=until_stdin_closes) as lifetime,
+            open_control(home.control_file, answers),
+            open_node(config, home, meter=meter) as node,
+            open_live_of(node, home) as live,
         ):
-            await _announce(node, as_json=as_json)
-            await lifetime.serving()
-            if not as_json:
-                say("stopping: letting running tasks end and settling them")
+            doing.now("")
+            answers |= node.answers() | {"live": lambda _: live.fresh()}
+            async with (
+                _scraped(config, meter, as_json=as_json),
+                _gateway(node, home, meter, live, as_json=as_json) if with_gateway else nullcontext(),
+            ):
+                await _announce(node, as_json=as_json)
+                await lifetime.serving()
+                if not as_json:
+                    say("stopping: letting running tasks end and settling them")
 
 
 def _meter(config: Config, *, with_gateway: bool) -> Meter | None:
