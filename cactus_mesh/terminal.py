@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TextIO
 
 import click
 
@@ -35,6 +35,29 @@ def stream(text: str) -> None:
     """A piece of an answer, at once."""
     click.echo(printable(text), nl=False)
     flush()
+
+
+class Doing:
+    """One line on a terminal's standard error about what takes a moment; gone when it is over, nothing elsewhere."""
+
+    shown: ClassVar[bool] = False
+    """There is one terminal, so there is one such line; a log line takes its place."""
+
+    def __init__(self, text: str) -> None:
+        self._can = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.now(text)
+
+    def now(self, text: str) -> None:
+        """Show *text* in place of what was shown; "" takes that away, and does nothing where nothing was."""
+        if self._can and (text or Doing.shown):
+            click.echo("\r\x1b[K" + (paint(printable(text), "bright_black") if text else ""), nl=False, err=True)
+            Doing.shown = bool(text)
+
+    def __enter__(self) -> Doing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.now("")
 
 
 def print_json(value: object) -> None:
@@ -144,9 +167,17 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD_FIELDS}
 
 
+class _LogHandler(logging.StreamHandler["TextIO"]):
+    def emit(self, record: logging.LogRecord) -> None:
+        if Doing.shown:
+            click.echo("\r\x1b[K", nl=False, err=True)
+            Doing.shown = False
+        super().emit(record)
+
+
 def set_up_logging(verbosity: int, log_format: str) -> None:
     """Our own warnings by default, everything of ours with ``-v``, the libraries' too with ``-vv``."""
-    handler = logging.StreamHandler()
+    handler = _LogHandler()
     handler.addFilter(AboutFilter())
     handler.setFormatter(_LogJson() if log_format == "json" else _LogLine())
     logging.basicConfig(handlers=[handler], level=logging.INFO if verbosity > 1 else logging.ERROR, force=True)

@@ -11,7 +11,7 @@ import click
 from cactus_mesh.cli.base import command, json_option, load, main, network_options
 from cactus_mesh.cli.completing import models as model_names
 from cactus_mesh.errors import LedgerError
-from cactus_mesh.terminal import octas, print_json, say, stream
+from cactus_mesh.terminal import Doing, octas, print_json, say, stream
 
 if TYPE_CHECKING:
     from cactus_mesh.answer import Result
@@ -67,13 +67,17 @@ async def ask(
         "max_price": max_price,
         "deadline_seconds": deadline,
     }
-    async with open_client(home=home, config=config) as client:
-        answer = client.generate(text, **wanted) if raw else client.chat([{"role": "user", "content": text}], **wanted)
-        async for piece in answer:
-            if not as_json:
-                stream(piece)
-        result = answer.result
-        split = await _paid(client, result) if wait_paid else None
+    with Doing("joining the mesh") as doing:
+        async with open_client(home=home, config=config) as client:
+            doing.now(f"waiting for {wanted['model']}")
+            messages = [{"role": "user", "content": text}]
+            answer = client.generate(text, **wanted) if raw else client.chat(messages, **wanted)
+            async for piece in answer:
+                doing.now("")
+                if not as_json:
+                    stream(piece)
+            result = answer.result
+            split = await _paid(client, result) if wait_paid else None
     if as_json:
         print_json(result.summary() | {"paid_octas": None if split is None else split.paid})
         return

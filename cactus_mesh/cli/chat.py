@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +13,7 @@ import click
 from cactus_mesh.cli.base import command, json_option, load, main, network_options
 from cactus_mesh.cli.completing import models as model_names
 from cactus_mesh.errors import Cancelled, MeshError, OutputExists, UsageError
-from cactus_mesh.terminal import complain, octas, paint, print_json, say, short, stream
+from cactus_mesh.terminal import Doing, complain, octas, paint, print_json, say, short, stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -71,7 +71,9 @@ async def chat(
     typed = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty() and not as_json
     price = config.client.max_price if max_price is None else max_price
     talk = Talk(model or config.client.model, price, budget or 0, system)
-    async with open_client(home=home, config=config) as client:
+    async with AsyncExitStack() as stack:
+        with Doing("joining the mesh"):
+            client = await stack.enter_async_context(open_client(home=home, config=config))
         chatting = _Chat(client, talk, config.client.cap_per_day, max_tokens, temperature, as_json=as_json)
         if typed:
             say(f"{talk.model} answers, for at most {octas(price)} each; /help for more, Ctrl-D to leave")
