@@ -167,7 +167,7 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD_FIELDS}
 
 
-class _LogHandler(logging.StreamHandler["TextIO"]):
+class _LogHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         if Doing.shown:
             click.echo("\r\x1b[K", nl=False, err=True)
