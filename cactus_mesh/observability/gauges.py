@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cactus_mesh.node import Node
     from cactus_mesh.orchestrator import Orchestrator
+    from cactus_mesh.ports import Engine
     from cactus_mesh.router import Router
 
 REACHES: Final = ("unknown", "public", "mapped", "private")
@@ -96,6 +97,29 @@ class NodeCollector(Collector):
                 "cactus_mesh_holdings_octas", "What the ledger holds of this key's account, by why.", "kind",
                 _of(HOLDINGS, sums),
             )  # fmt: skip
+
+
+class EngineCollector(Collector):
+    """What an engine with a worker of its own tells of it; others tell nothing."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        memory = self._engine.memory
+        if memory is not None:
+            yield _gauge("cactus_mesh_engine_memory_bytes", "What models and tasks take of memory.", memory.used)
+            yield _gauge("cactus_mesh_engine_memory_room_bytes", "What they may take.", memory.room)
+            yield _gauge("cactus_mesh_engine_loaded_models", "Models in memory now.", len(memory.loaded))
+        pulse = getattr(self._engine, "pulse", None)
+        if pulse is None:
+            return
+        yield _counter("cactus_mesh_engine_steps", "Passes of the engine's worker since it began.", pulse.steps)
+        yield _counter(
+            "cactus_mesh_engine_step_tasks", "Tasks in those; divided by the steps, the mean batch.", pulse.tasks
+        )
+        yield _gauge("cactus_mesh_engine_cache_tokens", "Room taken for keys and values.", pulse.taken_tokens)
+        yield _gauge("cactus_mesh_engine_cache_room_tokens", "Room that there is for those.", pulse.room_tokens)
 
 
 def _router(router: Router) -> Iterator[Metric]:

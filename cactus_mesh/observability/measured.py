@@ -9,6 +9,7 @@ import trio
 
 from cactus_mesh.dispatch import RUN_METHOD
 from cactus_mesh.messages import Chunk, decode_item
+from cactus_mesh.observability.gauges import EngineCollector
 from cactus_mesh.ports import EngineFinish, EngineTokens
 from cactus_mesh.router import SUBMIT_METHOD
 from cactus_mesh.verifying import AUDIT_METHOD
@@ -19,7 +20,18 @@ if TYPE_CHECKING:
 
     from cactus_mesh.messages import Sampling, Work
     from cactus_mesh.observability.meter import Meter
-    from cactus_mesh.ports import Call, Engine, EngineEvent, EngineModel, Generation, Handler, Network, Replay, Reply
+    from cactus_mesh.ports import (
+        Call,
+        Engine,
+        EngineEvent,
+        EngineMemory,
+        EngineModel,
+        Generation,
+        Handler,
+        Network,
+        Replay,
+        Reply,
+    )
 
     N = TypeVar("N", bound=Network)
 
@@ -87,6 +99,7 @@ class MeasuredEngine:
     def __init__(self, engine: Engine, meter: Meter) -> None:
         self._engine = engine
         self._meter = meter
+        meter.registry.register(EngineCollector(engine))
 
     @property
     def name(self) -> str:
@@ -99,6 +112,10 @@ class MeasuredEngine:
     @property
     def slots(self) -> int:
         return self._engine.slots
+
+    @property
+    def memory(self) -> EngineMemory | None:
+        return self._engine.memory
 
     @asynccontextmanager
     async def generate(
