@@ -24,9 +24,13 @@ ID = bytes(range(16))
 
 
 def remember(person, *records):
-    """As tasks of this person's account, on the ledger that the commands ask."""
+    """As tasks of this person's account, on the ledger that the commands ask, by the clock that they share."""
     chain = f"{person.chain.devnet.chain_id}:{person.chain.devnet.contract}"
-    there = [replace(each, chain=chain) for each in records]
+    moved = int(person.chain.clock.offset)
+    there = [
+        replace(each, chain=chain, at=each.at + moved, until=max(each.until, record().until + moved))
+        for each in records
+    ]
     trio.run(lambda: keep(person.home / "records.sqlite", *there))
 
 
