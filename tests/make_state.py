@@ -15,6 +15,7 @@ import msgspec
 from cactus_mesh import __version__
 from cactus_mesh.book import open_book
 from cactus_mesh.core.holdings import TaskName
+from cactus_mesh.core.keeping import RecordPolicy
 from cactus_mesh.core.settlement import NOBODY, Settlement, SettlementClaim
 from cactus_mesh.core.suspicion import Suspicion
 from cactus_mesh.core.thresholds import Table, write_table
@@ -25,6 +26,7 @@ from cactus_mesh.identity import Identity, create_key_file
 from cactus_mesh.journal import open_journal
 from cactus_mesh.net.peers import AddressBook
 from cactus_mesh.purse import open_purse
+from cactus_mesh.records import Recorder, TaskRecord
 from tests.samples import CHAIN_ID, CLIENT, CONTRACT, OFFER, ORCHESTRATOR, ROUTER, consent
 
 FOLDER = Path(__file__).parent / "state"
@@ -36,6 +38,11 @@ KEY = "cm_0011aabb_secret"
 CASE = Case(CLIENT.address, bytes(16), ORCHESTRATOR.public_key, "fail", ("a",), b"evidence", "wanted", 10, FAR)
 RECORD = Record(7, Suspicion().after(64, 1, 1e-5))
 PEER = ORCHESTRATOR.peer_id
+DONE = TaskRecord(
+    task_id=bytes(16), role="client", party=CLIENT.peer_id, chain=f"{CHAIN_ID}:{CONTRACT}", at=float(FAR), state="done",
+    model="fake", kind="chat", client=CLIENT.address, orchestrator=PEER, tokens=3, max_price=9, price=7, until=FAR,
+    proof=b"signed",
+)  # fmt: skip
 ADDRESS = "/ip4/203.0.113.5/tcp/4101"
 SEED = hashlib.sha256(b"an example of a key file").digest()
 
@@ -62,6 +69,7 @@ def make(folder: Path) -> None:
         book.staked(CLIENT.address, ORCHESTRATOR.address)
     with open_purse(folder / "purse.sqlite", CLIENT.address) as purse:
         purse.reserve(b"task", 100, now=FAR, known_by=FAR + 100)
+    Recorder(folder / "records.sqlite", RecordPolicy())._write([DONE])
     kept = ApiKey("0011aabb", "laptop", "00" * 16, _hash("secret", bytes(16)), 1)
     (folder / "gateway-keys.json").write_bytes(msgspec.json.encode(_File([kept])))
     peers = AddressBook(remember=10)

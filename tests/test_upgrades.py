@@ -19,6 +19,7 @@ from cactus_mesh.identity import Identity, load_key_file
 from cactus_mesh.journal import open_journal
 from cactus_mesh.net.peers import AddressBook
 from cactus_mesh.purse import open_purse
+from cactus_mesh.records import open_records
 from tests import make_state as made
 from tests.samples import CLIENT, OFFER, ORCHESTRATOR, ROUTER
 
@@ -59,6 +60,8 @@ def test_what_was_noted_and_spent_before_is_known(state):
         assert book.operators(CLIENT.address) == [ORCHESTRATOR.address]
     with open_purse(state / "purse.sqlite", CLIENT.address) as purse:
         assert purse.spent(made.FAR) == 100
+    with open_records(state / "records.sqlite") as records:
+        assert records.named("00") == [made.DONE]
 
 
 def test_keys_peers_models_and_thresholds_are_read(state):
@@ -75,6 +78,7 @@ OPEN = {
     "audits.sqlite": open_dossier,
     "book.sqlite": open_book,
     "purse.sqlite": lambda path: open_purse(path, CLIENT.address),
+    "records.sqlite": open_records,
 }
 
 
