@@ -13,7 +13,7 @@ import click
 
 from cactus_mesh import __version__
 from cactus_mesh.cli.contents import EXIT_STATUSES, INTERRUPTED, MODULE_OF, NO_READER, ORDER, SECTIONS
-from cactus_mesh.errors import MeshError
+from cactus_mesh.errors import MeshError, UsageError
 from cactus_mesh.terminal import complain, discard_output, flush, keep_streams, set_up_logging
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from cactus_mesh.config import Config, Home
 
 P = ParamSpec("P")
+
+
+_AS_JSON: Final = "cactus_mesh.as_json"
 
 
 class _Commands(click.Group):
@@ -74,8 +77,16 @@ class _Commands(click.Group):
         keep_streams()
         return super().main(*args, **extra)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        as_json = "--json" in args
+        context = super().make_context(info_name, args, parent, **extra)
+        context.meta[_AS_JSON] = as_json
+        return context
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Ctrl-C and a reader that has gone end every command alike, without a word."""
+        """Ctrl-C and a reader that has gone end every command alike, without a word; a mistake in --json's way."""
         try:
             found = super().invoke(ctx)
             flush()
@@ -84,6 +95,11 @@ class _Commands(click.Group):
         except BrokenPipeError:
             discard_output()
             sys.exit(NO_READER)
+        except click.UsageError as error:
+            if not ctx.meta.get(_AS_JSON):
+                raise
+            complain(UsageError(error.format_message()), as_json=True)
+            sys.exit(error.exit_code)
         return found
 
 

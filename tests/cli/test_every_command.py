@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -88,6 +89,16 @@ def test_a_word_that_is_no_command_names_the_nearest():
     shown = CliRunner().invoke(main, ["blance"])
     assert shown.exit_code == 2
     assert "Did you mean balance?" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["blance"], ["ask"], ["tasks", "--limit", "0"], ["tasks", "--no-such"], ["gateway", "keys", "mak"]]
+)
+def test_a_mistake_in_the_command_is_json_where_json_is_wanted(words):
+    shown = CliRunner().invoke(main, [*words, "--json"])
+    assert shown.exit_code == 2
+    assert json.loads(shown.stdout)["error"]["code"] == "usage"
+    assert CliRunner().invoke(main, words).stdout == ""
 
 
 def test_help_loads_no_command_and_nothing_that_is_slow():
