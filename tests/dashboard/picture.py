@@ -36,7 +36,7 @@ TEXT: Final = (
     "and settles many tasks in one transaction, so that everybody is paid for what they did and for nothing else."
 )
 PROMPT: Final = "What is a router?"
-WARM_SECONDS: Final = 15
+WARM_SECONDS: Final = 100
 SHOTS: Final = (
     ("dashboard", 1360, 1060, "light"),
     ("dashboard-dark", 1360, 1060, "dark"),

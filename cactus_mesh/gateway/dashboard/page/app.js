@@ -184,6 +184,7 @@ const feed = follow({
   },
   text({ id, from, more }) {
     texts.set(id, [...(texts.get(id) ?? "")].slice(0, from).join("") + more);
+    if (told.self) showTasks(told, texts);
   },
 });
 
