@@ -102,16 +102,19 @@ async def open_client_role(
     consented: Callable[[TaskConsent], None] = lambda _: None,
     ended: Callable[[Job], None] = lambda _: None,
     purse_file: Path | None = None,
+    own_router: bool = False,
 ) -> AsyncIterator[Client]:
     """A client on an open network and ledger.  Leaving the block cancels its tasks.
 
     What it has spent is kept in *purse_file*, or in memory.  *consented* hears of each consent before it leaves: from
     then on its task may be put into escrow.  *ended* hears of each task when it is over.
+    *own_router*: *identity* is a router itself, which *network* lets it ask.
     """
     caps = {"per_task": config.cap_per_task, "per_day": config.cap_per_day}
     with open_purse(purse_file, identity.address, **caps) as purse:
         async with open_service_nursery() as nursery:
-            client = Client(identity, network, ledger, config, nursery, clock, consented, ended, purse)
+            routers = Routers(network, ledger, clock, identity.public_key if own_router else None)
+            client = Client(identity, network, ledger, config, nursery, clock, consented, ended, purse, routers)
             nursery.start_soon(client.look_up_prices)
             yield client
 
@@ -141,6 +144,7 @@ class Client:
         consented: Callable[[TaskConsent], None],
         ended: Callable[[Job], None],
         purse: Purse,
+        routers: Routers,
     ) -> None:
         self.identity = identity
         self.network = network
@@ -154,7 +158,7 @@ class Client:
         self._events = Broadcast()
         self._contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
         self._turns = trio.Semaphore(TASKS_AT_ONCE)
-        self._routers = Routers(network, ledger, clock)
+        self._routers = routers
 
     def generate(self, prompt: str, *, model: str, **options: Unpack[Options]) -> Answer:
         """Continue *prompt*.  Raises `BadParameters` for what no router would take, `PriceOverBudget` for a cap."""

@@ -32,6 +32,7 @@ from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
 from cactus_mesh.dossier import open_dossier
 from cactus_mesh.herald import Herald
+from cactus_mesh.itself import answering_itself
 from cactus_mesh.journal import open_journal
 from cactus_mesh.known import require_way_in, with_known_peers, with_neighbours
 from cactus_mesh.live import Sources, TaskTable, open_live, watched_network
@@ -177,6 +178,8 @@ async def open_node(
         recorder = await stack.enter_async_context(open_recorder(home.records_file, config.records))
         notes = Notes(recorder, identity, ledger.chain)
         network = await stack.enter_async_context(open_mesh(identity, config, home, config.roles, listen))
+        if "router" in config.roles:
+            network = answering_itself(network, identity.public_key)
         services = await stack.enter_async_context(open_service_nursery())
         if meter is not None:
             from cactus_mesh.observability.measured import MeasuredEngine, measured_network
@@ -370,7 +373,7 @@ async def open_client(
 
 @asynccontextmanager
 async def open_client_beside(node: Node, home: Home) -> AsyncIterator[Client]:
-    """A client on a running node's key and connections.  A node does not ask itself, not even when it is a router."""
+    """A client on a running node's key and connections; when the node is a router, it asks that one first."""
     with open_book(home.book_file) as book:
         async with (
             open_recorder(home.records_file, node.config.records) as recorder,
@@ -382,6 +385,7 @@ async def open_client_beside(node: Node, home: Home) -> AsyncIterator[Client]:
                 consented=lambda consent: book.asked(consent.client, consent.task_id, consent.expires_at),
                 ended=Notes(recorder, node.identity, node.ledger.chain).asked,
                 purse_file=home.purse_file,
+                own_router=node.router is not None,
             ) as client,
         ):
             yield client

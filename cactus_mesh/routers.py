@@ -9,7 +9,7 @@ import trio
 
 from cactus_mesh.directory import role_key
 from cactus_mesh.errors import MeshError, NoRouter, RouterNotAuthorised
-from cactus_mesh.identity import address
+from cactus_mesh.identity import address, peer_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,10 @@ OTHERS_SECONDS: Final = 2.0
 
 
 class Routers:
-    def __init__(self, network: Network, ledger: Ledger, clock: Clock) -> None:
+    """*own* is the asking node itself, when it is a router: the nearest of all."""
+
+    def __init__(self, network: Network, ledger: Ledger, clock: Clock, own: PublicKey | None = None) -> None:
+        self._own = own
         self._network = network
         self._ledger = ledger
         self._clock = clock
@@ -46,6 +49,8 @@ class Routers:
         A client that has only just joined may be told of none yet, so it asks again for a while.  Raises why there is
         none in the end.
         """
+        if self._own is not None and await self._is_authorised(self._own):
+            return [self._own, *(await self._authorised(self._connected()))]
         connected = {peer.public_key for peer in self._network.peers()}
         self._known = [
             router for router in self._known if router in connected
@@ -65,7 +70,7 @@ class Routers:
                 return self._known
 
     async def _look(self) -> list[PublicKey]:
-        connected = [peer for peer in self._network.peers() if "router" in peer.roles]
+        connected = self._connected()
         found = await self._authorised(connected)
         if found:
             return found
@@ -76,9 +81,17 @@ class Routers:
                 f"router {(connected or provided)[0].peer} is not authorised on the ledger; wait for its operator to "
                 "have it authorised, or join through another bootstrap peer"
             )
+        if not found and self._own is not None:
+            raise RouterNotAuthorised(
+                f"this router, {peer_id(self._own)}, is not authorised on the ledger and knows no other; have the "
+                "contract's administrator authorise it"
+            )
         if not found:
             raise NoRouter(self._why_no_router())
         return found
+
+    def _connected(self) -> list[ConnectedPeer]:
+        return [peer for peer in self._network.peers() if "router" in peer.roles]
 
     async def others(self) -> list[PublicKey]:
         """Those that the DHT names and that can be reached; none is no error."""
@@ -88,10 +101,13 @@ class Routers:
         """Those that the ledger authorises, nearest first."""
         found: list[PublicKey] = []
         for router in sorted(routers, key=lambda each: each.rtt_ms or 0.0):
-            standing = await self._ledger.server(address(router.public_key))
-            if standing is not None and standing.authorised(self._clock() / 1_000):
+            if await self._is_authorised(router.public_key):
                 found.append(router.public_key)
         return found
+
+    async def _is_authorised(self, router: PublicKey) -> bool:
+        standing = await self._ledger.server(address(router))
+        return standing is not None and standing.authorised(self._clock() / 1_000)
 
     def _why_no_router(self) -> str:
         connected = len(self._network.peers())

@@ -54,6 +54,7 @@ SHELLS = {
     "purse",
     "events",
     "routers",
+    "itself",
     "records",
     "noting",
 }
