@@ -6,10 +6,12 @@ import contextlib
 import json
 import shutil
 import sqlite3
+from pathlib import Path
 
 import pytest
 
 from cactus_mesh.book import open_book
+from cactus_mesh.config import Home
 from cactus_mesh.core.thresholds import read_table
 from cactus_mesh.dossier import open_dossier
 from cactus_mesh.engine.library import Library
@@ -119,3 +121,6 @@ def test_a_file_of_a_newer_version_is_refused_with_the_reason_and_unchanged(stat
 
 def test_every_kind_of_state_file_has_an_example():
     assert {path.name for path in VERSIONS[-1].iterdir()} == {"key", *OPEN, *READ}
+    home = Home(Path("config"), Path("state"))
+    kept = {getattr(home, name).name for name, kind in vars(Home).items() if isinstance(kind, property)}
+    assert kept - {"config.toml", "control.json", "chat-history", "devnet"} == {"key", *OPEN, *READ}
