@@ -73,6 +73,7 @@ def open_models(config: Config, home: Home) -> AbstractAsyncContextManager[Engin
         threads=chosen.threads,
         device=chosen.device,
         dtype=chosen.dtype,
+        memory_mib=chosen.memory_mib,
         cache_mib=chosen.cache_mib,
         expected=expected,
         allow_download=chosen.allow_download,

@@ -26,15 +26,14 @@ from cactus_mesh.core.matching import Weights
 from cactus_mesh.core.routing import Patience
 from cactus_mesh.core.serving import ServingPolicy
 from cactus_mesh.errors import ConfigMalformed, ConfigMissing, MeshError
+from cactus_mesh.home import ENVIRONMENT_PREFIX, Home, find_home
 from cactus_mesh.identity import public_key_of
 from cactus_mesh.messages import MAX_TOKENS, MAX_VALIDITY_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-ENVIRONMENT_PREFIX: Final = "CACTUS_MESH_"
 DEFAULT_NETWORK: Final = "local"
-_APPLICATION: Final = "cactus-mesh"
 _ELSEWHERE: Final = frozenset({"HOME", "LOG"})
 """Variables with our prefix that are not settings of this file."""
 
@@ -67,7 +66,10 @@ class EngineConfig:
     threads: Annotated[int, Meta(ge=0, le=4_096)] = 0
     device: str = "auto"
     dtype: Literal["bfloat16", "float16", "float32"] = "float32"
+    memory_mib: Annotated[int, Meta(ge=0, le=16_777_216)] = 0
+    """For weights, keys and values of all models in memory; 0 for most of what there is.  Others take turns."""
     cache_mib: Annotated[int, Meta(ge=1, le=16_777_216)] = 1_024
+    """Most of it that one model's keys and values may have."""
     allow_download: bool = False
 
 
@@ -164,86 +166,6 @@ class Config:
     records: RecordPolicy = field(default_factory=RecordPolicy)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """Where a node keeps its files: *config* is the user's, *state* is ours."""
-
-    config: Path
-    state: Path
-
-    @property
-    def config_file(self) -> Path:
-        return self.config / "config.toml"
-
-    @property
-    def key_file(self) -> Path:
-        return self.state / "key"
-
-    @property
-    def peers_file(self) -> Path:
-        return self.state / "peers.json"
-
-    @property
-    def control_file(self) -> Path:
-        return self.state / "control.json"
-
-    @property
-    def models_file(self) -> Path:
-        return self.state / "models.json"
-
-    @property
-    def journal_file(self) -> Path:
-        return self.state / "journal.sqlite"
-
-    @property
-    def audits_file(self) -> Path:
-        return self.state / "audits.sqlite"
-
-    @property
-    def thresholds_file(self) -> Path:
-        """What ``cactus-mesh calibrate`` has measured here."""
-        return self.config / "thresholds.json"
-
-    @property
-    def book_file(self) -> Path:
-        return self.state / "book.sqlite"
-
-    @property
-    def purse_file(self) -> Path:
-        return self.state / "purse.sqlite"
-
-    @property
-    def records_file(self) -> Path:
-        return self.state / "records.sqlite"
-
-    @property
-    def chat_history_file(self) -> Path:
-        return self.state / "chat-history"
-
-    @property
-    def gateway_keys_file(self) -> Path:
-        return self.state / "gateway-keys.json"
-
-    @property
-    def devnet(self) -> Path:
-        return self.state / "devnet"
-
-
-def find_home(given: Path | None, environment: Mapping[str, str] = os.environ) -> Home:
-    """*given* (``--home``), else ``CACTUS_MESH_HOME``, holds everything; else the system's folders (XDG on Linux)."""
-    if given is None and environment.get(ENVIRONMENT_PREFIX + "HOME"):
-        given = Path(environment[ENVIRONMENT_PREFIX + "HOME"])
-    if given is not None:
-        place = given.expanduser()
-        return Home(place, place)
-    import platformdirs
-
-    return Home(
-        platformdirs.user_config_path(_APPLICATION, appauthor=False),
-        platformdirs.user_data_path(_APPLICATION, appauthor=False),
-    )
 
 
 def load_config(

@@ -6,7 +6,7 @@ Opens engine → network → ledger → roles and leaves in reverse order, so th
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cactus_mesh.adapters import (
@@ -138,9 +138,11 @@ class Node:
         }
 
 
-def _serving(orchestrator: Orchestrator) -> dict[str, int]:
+def _serving(orchestrator: Orchestrator) -> dict[str, Any]:
     load = orchestrator.load
-    return {"slots": load.slots, "busy": load.busy, "served": orchestrator.served}
+    about = {"slots": load.slots, "busy": load.busy, "served": orchestrator.served}
+    memory = orchestrator.memory
+    return about if memory is None else about | {"memory": asdict(memory)}
 
 
 def _routing(router: Router) -> dict[str, int]:

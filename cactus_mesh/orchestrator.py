@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from cactus_mesh.dispatch import Dispatcher
     from cactus_mesh.identity import Identity, PublicKey
     from cactus_mesh.messages import B, Sealed
-    from cactus_mesh.ports import Call, Engine, EngineEvent, EngineModel, Ledger, Network
+    from cactus_mesh.ports import Call, Engine, EngineEvent, EngineMemory, EngineModel, Ledger, Network
 
 COALESCE_SECONDS: Final = 0.025
 """Tokens of one task go out together at most this often: nobody reads faster, and each send costs two hops."""
@@ -166,6 +166,10 @@ class Orchestrator:
     @property
     def load(self) -> Load:
         return self._slots.load
+
+    @property
+    def memory(self) -> EngineMemory | None:
+        return self._engine.memory
 
     async def _run(self, call: Call) -> None:
         """``task.run``: an `Order` in; `Accepted`, `Chunk`s and one `Done` out."""

@@ -213,6 +213,16 @@ class Generation(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class EngineMemory:
+    """What an engine has in memory, in bytes, of how much it may have.  It offers models that are not *loaded* too."""
+
+    used: int
+    room: int
+    loaded: tuple[str, ...]
+    loading: str | None
+
+
 class Engine(Protocol):
     """Runs models.  Many generations at once, each its own iterator."""
 
@@ -227,6 +237,11 @@ class Engine(Protocol):
     @property
     def slots(self) -> int:
         """Generations that it runs at once."""
+        ...
+
+    @property
+    def memory(self) -> EngineMemory | None:
+        """None when another program holds the models, or nobody does now."""
         ...
 
     def generate(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--device", metavar="DEVICE", help="What models run on: auto, cpu, cuda, mps.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Part of a model's identity.")
 @click.option("--slots", type=click.IntRange(min=1), help="Tasks that the engine runs at once.")
+@click.option("--memory-mib", type=click.IntRange(min=0), metavar="N", help="For all models in memory; 0: most of it.")
 @click.option("--delegate", type=click.IntRange(min=0), metavar="N", help="Hand on up to N tasks when full.")
 @click.option("--metrics", "metrics_at", metavar="HOST:PORT", help="Serve Prometheus metrics; PORT alone on loopback.")
 @click.option("--gateway", "with_gateway", is_flag=True, help="Serve OpenAI's API on this machine too.")
@@ -55,6 +56,7 @@ async def run(
     device: str | None,
     dtype: str | None,
     slots: int | None,
+    memory_mib: int | None,
     delegate: int | None,
     metrics_at: str | None,
     with_gateway: bool,
@@ -71,6 +73,7 @@ async def run(
     from cactus_mesh.node import open_live_of, open_node
 
     about_engine = {"kind": engine, "url": engine_url, "device": device, "dtype": dtype, "slots": slots}
+    about_engine["memory_mib"] = memory_mib
     given = {name: value for name, value in about_engine.items() if value is not None}
     config = load(
         home,

@@ -22,6 +22,8 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
 
     models: list[str]
     settings: EngineSettings
+    avoid: list[bytes] = []
+    """Digests of models not to be loaded until they are asked for."""
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
@@ -67,6 +69,15 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     models: list[ModelFacts]
 
 
+class Residence(msgspec.Struct, frozen=True, tag="residence"):
+    """Which models are in memory now, and which is being loaded; in bytes what they take, of how much there is."""
+
+    present: list[bytes]
+    loading: bytes | None
+    used: int
+    room: int
+
+
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     code: str
     message: str
@@ -74,6 +85,19 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
     """Sent between steps, never while one hangs."""
+
+
+class Pulse(msgspec.Struct, frozen=True, tag="pulse"):
+    """How hard it works: sent every few seconds between steps, while there are any.
+
+    *steps* and *tasks* since it began; a step in which three tasks took part counts as three *tasks*.  Room for keys
+    and values in tokens, over all models: taken now, and what there is.
+    """
+
+    steps: int
+    tasks: int
+    taken_tokens: int
+    room_tokens: int
 
 
 class Admitted(msgspec.Struct, frozen=True, tag="admitted"):
@@ -121,7 +145,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
 
 
 OfGeneration = Admitted | Token | Finished | Replayed | Failed
-Event = Ready | LoadFailed | Alive | Ended | OfGeneration
+Event = Ready | Residence | LoadFailed | Alive | Pulse | Ended | OfGeneration
 
 _encode = msgspec.msgpack.Encoder().encode
 _commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

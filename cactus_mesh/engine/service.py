@@ -26,25 +26,29 @@ from cactus_mesh.engine.frames import (
     Finished,
     LoadFailed,
     Open,
+    Pulse,
     Ready,
     Replayed,
+    Residence,
     Start,
     Stop,
     Token,
     to_frame,
 )
+from cactus_mesh.engine.generated import Events
 from cactus_mesh.engine.requests import check_answer, check_before, check_parameters, find_model
+from cactus_mesh.engine.residency import Bench
 from cactus_mesh.engine.settings import EngineSettings
 from cactus_mesh.engine.worker import WORKER_COMMAND, Worker, WorkerLost, open_worker
 from cactus_mesh.errors import Busy, EngineFailed, MissingExtra, PromptTooLong, from_wire
-from cactus_mesh.ports import EngineFinish, EngineTokens, Replay
+from cactus_mesh.ports import EngineMemory, Replay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from cactus_mesh.engine.frames import Event, OfGeneration
     from cactus_mesh.messages import Sampling, Work
-    from cactus_mesh.ports import EngineEvent, EngineModel
+    from cactus_mesh.ports import EngineModel
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +164,11 @@ class Service:
         self._running: _Running | None = None
         self._given_up: str | None = None
         self._changed = trio.Event()
+        self._residence: Residence | None = None
+        self._bench = Bench()
+        """Models whose loading has ended a worker, and with it all other work."""
+        self.pulse: Pulse | None = None
+        """The last one of the worker; None before it had anything to do."""
 
     @property
     def name(self) -> str:
@@ -174,6 +183,15 @@ class Service:
         return self._settings.slots
 
     @property
+    def memory(self) -> EngineMemory | None:
+        found = self._residence
+        if found is None:
+            return None
+        loaded = tuple(model.name for model in self._models if model.digest in found.present)
+        loading = next((model.name for model in self._models if model.digest == found.loading), None)
+        return EngineMemory(found.used, found.room, loaded, loading)
+
+    @property
     def worker_pid(self) -> int | None:
         """The process that holds the models; None while it is being replaced."""
         return self._running.worker.pid if self._running is not None else None
@@ -186,7 +204,7 @@ class Service:
     ) -> AsyncIterator[Events]:
         check_parameters(work, sampling, seed)
         check_before(sampling, before)
-        find_model(self._models, model_digest, work)
+        self._refuse_benched(find_model(self._models, model_digest, work))
         start = Start(next(self._ids), model_digest, work, sampling, seed, list(before))
         async with self._begun(start) as events:
             yield events
@@ -196,10 +214,16 @@ class Service:
     ) -> Replay:
         check_parameters(work, sampling, seed)
         check_answer(sampling, token_ids)
-        find_model(self._models, model_digest, work)
+        self._refuse_benched(find_model(self._models, model_digest, work))
         start = Start(next(self._ids), model_digest, work, sampling, seed, list(token_ids), replay=True)
         async with self._begun(start) as events:
             return await events.replayed()
+
+    def _refuse_benched(self, model: EngineModel) -> None:
+        if seconds := self._bench.seconds_left(model.digest, trio.current_time()):
+            raise EngineFailed(
+                f"loading {model.name} has ended the engine's worker; it is tried again in {seconds:.0f} s"
+            )
 
     @asynccontextmanager
     async def _begun(self, start: Start) -> AsyncIterator[Events]:
@@ -263,15 +287,28 @@ class Service:
                 self._tell_waiting()
                 await self._listen(running)
             except WorkerLost as loss:  # caught in here: a cancelled nursery would wrap it
-                reason = str(loss)
+                reason = self._told(loss)
+            finally:
+                self._residence = None
         if not self._models:
             raise EngineFailed(f"the engine's worker {reason} while it loaded {', '.join(self._words)}")
         return reason, running is not None and running.finished_any
 
+    def _told(self, loss: WorkerLost) -> str:
+        """How the worker was lost; a model that it was loading is suspected, and not tried again for a while."""
+        if self._residence is not None and self._residence.loading is not None:
+            self._bench.failed(self._residence.loading, trio.current_time())
+        return f"{loss}{self._loading_name()}"
+
+    def _loading_name(self) -> str:
+        memory = self.memory
+        return f" while it loaded {memory.loading}" if memory is not None and memory.loading else ""
+
     async def _load(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
         with suppress(trio.BrokenResourceError):  # it has ended already, and the reader says how
-            worker.send(to_frame(Open(self._words, self._settings)))
-        event = await worker.receive(self._settings.load_seconds)
+            worker.send(to_frame(Open(self._words, self._settings, self._benched())))
+        while isinstance(event := await worker.receive(self._settings.load_seconds), Residence):
+            self._residence = event
         if isinstance(event, LoadFailed):
             if not self._models:
                 raise from_wire(event.code, event.message)
@@ -286,13 +323,18 @@ class Service:
             self._give_up("the model's files were changed on disk while it was served; restart the node")
             raise WorkerLost("found other models than before")
 
+    def _benched(self) -> list[bytes]:
+        now = trio.current_time()
+        return [model.digest for model in self._models if self._bench.seconds_left(model.digest, now)]
+
     async def _listen(self, running: _Running) -> None:
         reason = "the engine was closed before this task was done"
         try:
             while True:
                 self._hear(running, await running.worker.receive(self._settings.stall_seconds))
         except WorkerLost as loss:
-            reason = f"the engine's worker {loss}; it is being replaced, so ask again"
+            where = self._loading_name()
+            reason = f"the engine's worker {loss}{where}; it is being replaced, so ask again"
             raise
         finally:
             self._running = None
@@ -302,6 +344,12 @@ class Service:
         match event:
             case Alive():
                 pass
+            case Residence():
+                self._residence = event
+                for digest in event.present:
+                    self._bench.succeeded(digest)
+            case Pulse():
+                self.pulse = event
             case Ended():
                 running.leaving.discard(event.id)
                 self._tell_waiting()
@@ -321,46 +369,3 @@ class Service:
     def _give_up(self, reason: str) -> None:
         self._given_up = reason
         self._tell_waiting()
-
-
-class Events:
-    """The events of one generation, for one reader."""
-
-    def __init__(self, receiver: trio.MemoryReceiveChannel[OfGeneration], stop: Callable[[], None]) -> None:
-        self._receiver = receiver
-        self.stop = stop
-        self._over = False
-
-    async def admitted(self) -> None:
-        first = await self._receiver.receive()
-        if isinstance(first, Failed):
-            raise from_wire(first.code, first.message)
-        assert isinstance(first, Admitted)
-
-    async def replayed(self) -> Replay:
-        event = await self._receiver.receive()
-        self._over = True
-        if isinstance(event, Failed):
-            raise from_wire(event.code, event.message)
-        assert isinstance(event, Replayed)
-        return Replay(tuple(event.logprobs), tuple(event.gaps), event.text, event.finish, event.prompt_tokens)
-
-    def __aiter__(self) -> Events:
-        return self
-
-    async def __anext__(self) -> EngineEvent:
-        if self._over:
-            raise StopAsyncIteration
-        event = await self._receiver.receive()
-        self._over = not isinstance(event, Token)
-        match event:
-            case Token():
-                return EngineTokens((event.token_id,), (event.logprob,), event.text)
-            case Finished():
-                return EngineFinish(event.finish, event.prompt_tokens, event.compute_ms)
-            case Failed():
-                raise from_wire(event.code, event.message)
-            case Admitted() | Replayed():
-                raise AssertionError("a generation is admitted once, and is no replay")
-            case _:
-                assert_never(event)

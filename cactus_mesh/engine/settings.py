@@ -30,8 +30,11 @@ class EngineSettings:
     """Whether models that are not on this machine may be fetched from the hub."""
     max_context_tokens: int = 32_768
     """Bounds a model's context, and with it the memory of one generation."""
+    memory_mib: int = 0
+    """For weights, keys and values of all models in memory; 0 for three quarters of the machine's or nine tenths of
+    what is free on the card.  Models that do not fit beside each other take turns."""
     cache_mib: int = 1_024
-    """Memory for keys and values of all models together, taken as it is needed.  What never fits is refused."""
+    """Most of it that the keys and values of one model may have, taken as it is needed.  What never fits is refused."""
     chunk_tokens: int = 128
     """Prompt tokens that are read in one step, while the others make a token each."""
     stall_seconds: float = 60.0
@@ -43,5 +46,6 @@ class EngineSettings:
         for name in ("slots", "max_context_tokens", "cache_mib", "chunk_tokens", "stall_seconds", "load_seconds"):
             if getattr(self, name) <= 0:
                 raise ConfigMalformed(f"engine.{name} must be more than 0, not {getattr(self, name)}")
-        if self.threads < 0:
-            raise ConfigMalformed(f"engine.threads must be 0 or more, not {self.threads}")
+        for name in ("threads", "memory_mib"):
+            if getattr(self, name) < 0:
+                raise ConfigMalformed(f"engine.{name} must be 0 or more, not {getattr(self, name)}")

@@ -106,6 +106,10 @@ class Upstream:
         return self._slots
 
     @property
+    def memory(self) -> None:
+        return None
+
+    @property
     def healthy(self) -> bool:
         return not self._wrong
 

@@ -83,6 +83,10 @@ class FakeEngine:
         return self._slots
 
     @property
+    def memory(self) -> None:
+        return None
+
+    @property
     def running(self) -> int:
         """Generations under way now."""
         return len(self._running)

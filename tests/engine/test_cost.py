@@ -10,7 +10,7 @@ import trio
 from torch.utils.flop_counter import FlopCounterMode
 
 from cactus_mesh.core.pricing import complexity
-from cactus_mesh.engine.runner.loading import shape_of
+from cactus_mesh.engine.runner.examining import shape_of
 from cactus_mesh.messages import Generate, Sampling
 from tests.engine.test_port import make
 

@@ -112,12 +112,12 @@ def test_a_model_whose_work_cannot_be_computed_is_unsupported(tmp_path: Path) ->
 
 
 def test_an_error_that_nobody_foresaw_is_still_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cactus_mesh.engine.runner import loading
+    from cactus_mesh.engine.runner import examining
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError("no layers")
 
-    monkeypatch.setattr(loading, "model_digest", fail)
+    monkeypatch.setattr(examining, "model_digest", fail)
     with pytest.raises(ModelUnsupported, match="selftest cannot be loaded: ZeroDivisionError: no layers"):
         load("selftest")
 
@@ -192,8 +192,8 @@ def test_layers_of_an_unknown_kind_are_refused_by_name(copy: Path) -> None:
 def test_memory_bounds_the_context_that_is_offered() -> None:
     (model,) = load("selftest", cache_mib=1)
     assert model.facts.context_tokens == model.room.tokens < 1024
-    with pytest.raises(ModelTooLarge, match="no room for a single token"):
-        load(*["selftest"] * 1000, cache_mib=1)
+    with pytest.raises(ModelTooLarge, match=r"engine\.memory_mib \(10\) .* no room for a single token"):
+        load("selftest", memory_mib=10)
 
 
 async def test_what_fails_in_the_worker_reaches_the_caller_as_it_is(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cactus_mesh.engine import EngineSettings
-from cactus_mesh.engine.frames import Admitted, Alive, Cancel, Ended, Failed, Finished, Start, Token
+from cactus_mesh.engine.frames import Admitted, Alive, Cancel, Ended, Failed, Finished, Open, Start, Token
 from cactus_mesh.messages import Generate, Sampling
 
 if TYPE_CHECKING:
@@ -24,13 +24,17 @@ LONG = "The old heron went to the harbour. " * 12
 
 class Driven:
     def __init__(self, model: LoadedModel, slots: int = 2) -> None:
+        from cactus_mesh.engine.runner import residents
         from cactus_mesh.engine.runner.loop import Loop
 
         self.model = model
         self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.events: list[Event] = []
         settings = EngineSettings(slots=slots, chunk_tokens=16)
-        self.loop: Loop = Loop([model], settings, self.inbox, self.events.extend)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(residents, "load", lambda *_: model)
+            there = residents.open_residents(Open(["selftest"], settings), self.inbox.put, lambda _: None)
+        self.loop: Loop = Loop(there, slots, self.inbox, self.events.extend)
 
     def start(self, id_: int, prompt: str = "One day", max_tokens: int = 200) -> None:
         sampling = Sampling(max_tokens=max_tokens)
@@ -126,7 +130,7 @@ def test_output_that_is_not_a_number_fails_by_name_and_spoils_no_other(driven: D
     driven.start(2, max_tokens=12)
     driven.turn(2)
     memory = driven.model.passes.memory
-    place = driven.loop._lanes[0]._scheduler.where(1)
+    place = driven.loop._residents.lanes[0]._scheduler.where(1)
     memory.layer(place.shelf, 0)[1][place.row] = float("nan")
     driven.until(lambda event: isinstance(event, Failed) and "not a number" in event.message)
     driven.until(lambda event: isinstance(event, Finished) and event.id == 2)

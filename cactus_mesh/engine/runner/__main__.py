@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cactus_mesh.engine.frames import Command, Event
-    from cactus_mesh.engine.runner.encoders import LoadedEncoder
-    from cactus_mesh.engine.runner.loading import LoadedModel
+    from cactus_mesh.engine.runner.residents import LoadDone, Residents
 
 _READ_BYTES = 1 << 16
 
@@ -29,7 +28,7 @@ class Pipes:
     """Commands come out of *inbox*; the parent keeps it short by starting no more than its slots."""
 
     def __init__(self, commands: BinaryIO, events: BinaryIO) -> None:
-        self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Command | LoadDone] = queue.SimpleQueue()
         self._events = events
         threading.Thread(target=self._read, args=(commands,), daemon=True).start()
 
@@ -67,25 +66,25 @@ def main() -> None:
     order = pipes.inbox.get()
     assert isinstance(order, Open)
     try:
-        models = _load(order)
+        residents = _load(order, pipes)
     except MeshError as error:
         pipes.emit([LoadFailed(error.code, error.message)])
         sys.exit(1)
     from cactus_mesh.engine.runner.loop import Loop, engine_name
 
-    pipes.emit([Ready(engine_name(models), [model.facts for model in models])])
-    Loop(models, order.settings, pipes.inbox, pipes.emit).run()
+    pipes.emit([Ready(engine_name(residents.device), residents.facts), residents.told()])
+    Loop(residents, order.settings.slots, pipes.inbox, pipes.emit).run()
 
 
-def _load(order: Open) -> list[LoadedModel | LoadedEncoder]:
+def _load(order: Open, pipes: Pipes) -> Residents:
     try:
-        from cactus_mesh.engine.runner.loading import load_models
+        from cactus_mesh.engine.runner.residents import open_residents
     except ImportError as error:
         raise MissingExtra(
             f"running models needs torch and transformers ({error}); install them with: "
             "pip install 'cactus-mesh[inference]'"
         ) from None
-    return load_models(order.models, order.settings)
+    return open_residents(order, pipes.inbox.put, pipes.emit)
 
 
 if __name__ == "__main__":

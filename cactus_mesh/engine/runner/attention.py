@@ -105,11 +105,16 @@ class Attention:
         self._groups: list[Group] = []
         self._targets: list[torch.Tensor] = []
         self._rotation: Rotation | None = None
+        self._name = ""
 
     def install(self, network: PreTrainedModel) -> None:
-        name = f"cactus_mesh_{next(_names)}"
-        AttentionInterface.register(name, self._forward)
-        network.set_attn_implementation(name)
+        self._name = f"cactus_mesh_{next(_names)}"
+        AttentionInterface.register(self._name, self._forward)
+        network.set_attn_implementation(self._name)
+
+    def uninstall(self) -> None:
+        """What is registered is never freed."""
+        AttentionInterface._global_mapping.pop(self._name, None)
 
     def begin(self, groups: list[Group]) -> None:
         self._groups = groups

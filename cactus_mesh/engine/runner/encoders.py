@@ -107,6 +107,11 @@ class EncoderLane:
     def __len__(self) -> int:
         return len(self._turns)
 
+    @property
+    def memory(self) -> tuple[int, int]:
+        """It keeps nothing between steps."""
+        return 0, 0
+
     def start(self, start: Start) -> None:
         if len(self) >= self._slots:
             raise Busy("all slots are taken; try again or ask another orchestrator")

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 class Lane:
     def __init__(self, model: LoadedModel, settings: EngineSettings) -> None:
         self.model = model
+        self._shelves = Shelves(model.room.tokens, model.facts.context_tokens)
         self._scheduler = Scheduler(
-            Shelves(model.room.tokens, model.facts.context_tokens),
+            self._shelves,
             Prefixes(model.room.blocks),
             slots=settings.slots,
             step_tokens=settings.chunk_tokens,
@@ -46,6 +47,11 @@ class Lane:
 
     def __len__(self) -> int:
         return len(self._scheduler)
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        """For keys and values, in tokens: taken, and what there is."""
+        return self._shelves.taken, self.model.room.tokens
 
     def start(self, start: Start) -> None:
         """Raises `Busy`, `BadParameters` or `PromptTooLong`."""

@@ -7,66 +7,37 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import huggingface_hub
 import torch
 import transformers
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
-from transformers.pytorch_utils import Conv1D
+from transformers import AutoModel
 
-from cactus_mesh.engine.frames import ModelFacts
-from cactus_mesh.engine.models import HUB_PATTERNS, check_folder, hub_id, local_folder, model_digest
-from cactus_mesh.engine.prefixes import BLOCK_TOKENS
+from cactus_mesh.engine.runner.devices import memory_of
 from cactus_mesh.engine.runner.encoders import LoadedEncoder
+from cactus_mesh.engine.runner.examining import examine_models, load_tokenizer, stamps_of, told
 from cactus_mesh.engine.runner.probe import first_line as _first_line
 from cactus_mesh.engine.runner.probe import prepare
 from cactus_mesh.errors import (
     ConfigMalformed,
-    MeshError,
     ModelMalformed,
-    ModelMissing,
     ModelRefused,
     ModelTooLarge,
     ModelUnsupported,
 )
-from cactus_mesh.messages import MAX_INPUTS, ModelShape
+from cactus_mesh.messages import MAX_INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from cactus_mesh.engine.frames import ModelFacts
     from cactus_mesh.engine.models import ModelFolder
-    from cactus_mesh.engine.runner.memory import CacheLayout
+    from cactus_mesh.engine.runner.examining import Examined, Room
     from cactus_mesh.engine.runner.passes import Passes
     from cactus_mesh.engine.settings import EngineSettings
-    from cactus_mesh.messages import WorkKind
-
-_BLOCKS_SHARE: Final = 4
-"""One part in so many of the memory for keys and values is for beginnings of prompts."""
-_READERS: Final = frozenset(
-    {"albert", "bert", "camembert", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta"}
-)
-"""Families that read texts whole; others continue them."""
-_KNOWN_LAYERS: Final = frozenset({"full_attention", "sliding_attention"})
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Memory for keys and values, in tokens; and for kept blocks of prompts."""
-
-    tokens: int
-    blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +52,19 @@ class LoadedModel:
     room: Room
 
 
-def load_models(words: Sequence[str], settings: EngineSettings) -> list[LoadedModel | LoadedEncoder]:
-    """Raises a `UsageError` with the cause."""
+def prepare_process(settings: EngineSettings) -> EngineSettings:
+    """Once, before anything else: the settings with the device that "auto" means.  Raises `ConfigMalformed`."""
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(settings.threads or max(1, _processors() // 2))
-    settings = replace(settings, device=device_of(settings.device))
-    cache_bytes = (settings.cache_mib << 20) // max(1, len(words))
-    models = [_load_named(word, settings, cache_bytes) for word in words]
-    names = [model.facts.name for model in models]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigMalformed(f"two models are both named {name!r}; rename one of the folders")
-    return models
+    return replace(settings, device=device_of(settings.device))
+
+
+def load_models(words: Sequence[str], settings: EngineSettings) -> list[LoadedModel | LoadedEncoder]:
+    """All of them, whether they fit together or not.  Raises a `UsageError` with the cause."""
+    settings = prepare_process(settings)
+    memory = memory_of(settings.device, settings.memory_mib)
+    return [load(found, settings) for found in examine_models(words, settings, memory)]
 
 
 def _processors() -> int:
@@ -113,121 +84,29 @@ def device_of(wanted: str) -> str:
     return device
 
 
-def _load_named(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel | LoadedEncoder:
-    try:
-        return _load(word, settings, cache_bytes)
-    except MeshError:
-        raise
-    except Exception as error:  # a worker that dies here would leave the user without the reason
-        raise ModelUnsupported(f"{word} cannot be loaded: {_first_line(error)}") from error
+def load(examined: Examined, settings: EngineSettings) -> LoadedModel | LoadedEncoder:
+    """Raises a `UsageError` with the cause."""
+    with told(examined.word):
+        if stamps_of(examined.folder) != examined.stamps:
+            raise ModelRefused(f"the files of {examined.name} were changed while it was served; restart the node")
+        return _load(examined, settings)
 
 
-def _load(word: str, settings: EngineSettings, cache_bytes: int) -> LoadedModel | LoadedEncoder:
-    folder = _find(word, settings)
-    try:
-        config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise ModelUnsupported(f"{folder.name}: {_first_line(error)}") from None
-    digest = model_digest(folder, settings.dtype)
-    if settings.expected.get(word, digest.hex()) != digest.hex():
-        raise ModelRefused(
-            f"{folder.name} is not what it was when it was added: its files have changed; see which with: "
-            f"cactus-mesh models verify, and if that was meant, add it again"
-        )
-    made_for = (config.architectures or [""])[0]
-    if made_for.endswith("ForSequenceClassification") or config.model_type in _READERS:
-        return _load_encoder(folder, config, settings, digest)
-    network = _load_network(folder, settings, AutoModelForCausalLM)
-    tokenizer = _load_tokenizer(folder)
-    shape = shape_of(network)
-    _refuse_unknown_layers(folder.name, config)
-    passes, layout = prepare(folder.name, network)
-    room = _room(layout, cache_bytes)
-    facts = ModelFacts(
-        name=folder.name,
-        digest=digest,
-        dtype=settings.dtype,
-        context_tokens=_context_tokens(folder, config, settings, room),
-        kinds=_kinds(tokenizer),
-        shape=shape,
-    )
+def _load(examined: Examined, settings: EngineSettings) -> LoadedModel | LoadedEncoder:
+    network = _load_network(examined.folder, settings, examined.kind)
+    tokenizer = load_tokenizer(examined.folder)
+    if examined.room is None:
+        return LoadedEncoder(examined.facts, network, tokenizer, examined.facts.context_tokens // MAX_INPUTS)
+    passes, _ = prepare(examined.name, network)
     return LoadedModel(
-        facts=facts,
+        facts=examined.facts,
         network=network,
         tokenizer=tokenizer,
         end_ids=_end_ids(network, tokenizer),
         vocabulary=cast("torch.Tensor", network.get_input_embeddings().weight).shape[0],
         passes=passes,
-        room=room,
+        room=examined.room,
     )
-
-
-def _load_encoder(
-    folder: ModelFolder, config: PreTrainedConfig, settings: EngineSettings, digest: bytes
-) -> LoadedEncoder:
-    """Its work grows with its tokens; what attention adds hangs on each text's length, and is not counted."""
-    classifies = (config.architectures or [""])[0].endswith("ForSequenceClassification")
-    network = _load_network(folder, settings, AutoModelForSequenceClassification if classifies else AutoModel)
-    tokenizer = _load_tokenizer(folder)
-    kind: WorkKind = "embed" if not classifies else "rerank" if network.config.num_labels == 1 else "classify"
-    longest = min(_positions(folder, network), tokenizer.model_max_length, settings.max_context_tokens)
-    shape = shape_of(network)
-    facts = ModelFacts(
-        name=folder.name,
-        digest=digest,
-        dtype=settings.dtype,
-        context_tokens=longest * MAX_INPUTS,
-        kinds=[kind],
-        shape=ModelShape(shape.matmul_parameters, 0, shape.heads, shape.head_dim),
-    )
-    return LoadedEncoder(facts, network, tokenizer, longest)
-
-
-def _positions(folder: ModelFolder, network: PreTrainedModel) -> int:
-    """Tokens of one text; some families begin to count behind the padding's position."""
-    positions = getattr(network.config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions < 8:
-        raise ModelUnsupported(f"the config.json of {folder.name} does not say how long its texts may be")
-    counted = ("roberta", "xlm-roberta", "mpnet", "camembert")
-    behind = (network.config.pad_token_id or 0) + 1 if network.config.model_type in counted else 0
-    return positions - behind
-
-
-def _room(layout: CacheLayout, cache_bytes: int) -> Room:
-    blocks = cache_bytes // _BLOCKS_SHARE // (layout.bytes_per_token * BLOCK_TOKENS)
-    return Room(cache_bytes // layout.bytes_per_token - blocks * BLOCK_TOKENS, blocks)
-
-
-def _refuse_unknown_layers(name: str, config: PreTrainedConfig) -> None:
-    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ()) - _KNOWN_LAYERS
-    if kinds:
-        raise ModelUnsupported(f"{name} has layers of a kind that this engine does not compute: {', '.join(kinds)}")
-
-
-def _find(word: str, settings: EngineSettings) -> ModelFolder:
-    hub = hub_id(word)
-    name, path = (hub, _from_hub(hub, settings)) if hub else local_folder(word)
-    return check_folder(name, path)
-
-
-def _from_hub(name: str, settings: EngineSettings) -> Path:
-    """The model's folder in the hub's cache, downloaded when that is allowed."""
-    offline = not settings.allow_download
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(name, allow_patterns=list(HUB_PATTERNS), local_files_only=offline)
-        )
-    except LocalEntryNotFoundError:
-        if offline:
-            raise ModelMissing(
-                f"{name} is not on this machine and downloading is off; allow it in the configuration "
-                f"(engine.allow_download), or fetch the model yourself: hf download {name}"
-            ) from None
-        raise ModelMissing(
-            f"{name} is not on this machine and the hub cannot be reached; check the connection"
-        ) from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelMissing(f"{name} cannot be fetched from the hub: {_first_line(error)}") from None
 
 
 def _load_network(folder: ModelFolder, settings: EngineSettings, kind: Any) -> PreTrainedModel:
@@ -263,29 +142,6 @@ def _load_network(folder: ModelFolder, settings: EngineSettings, kind: Any) -> P
     return network
 
 
-def _load_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises bare exceptions
-        raise ModelMalformed(f"the tokenizer of {folder.name} cannot be loaded: {_first_line(error)}") from None
-
-
-def _context_tokens(folder: ModelFolder, config: PreTrainedConfig, settings: EngineSettings, room: Room) -> int:
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(context, int) or context < 2:
-        raise ModelUnsupported(f"the config.json of {folder.name} does not say how long its context is")
-    if room.tokens < 2:
-        raise ModelTooLarge(f"engine.cache_mib {settings.cache_mib} has no room for a single token of {folder.name}")
-    return min(context, settings.max_context_tokens, room.tokens)
-
-
-def _kinds(tokenizer: PreTrainedTokenizerBase) -> list[WorkKind]:
-    try:
-        return ["chat", "generate"] if tokenizer.get_chat_template() else ["generate"]
-    except ValueError:
-        return ["generate"]
-
-
 def _end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """As the model's generation config says, which transformers fills from config.json when there is none."""
     known = network.generation_config.eos_token_id
@@ -294,21 +150,6 @@ def _end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
     if known is None:
         return frozenset()
     return frozenset(known if isinstance(known, list) else [known])
-
-
-def shape_of(network: PreTrainedModel) -> ModelShape:
-    """What the network's work is computed from: its matrices (the output one also when it is the embedding's)."""
-    config = network.config.get_text_config()
-    matrices = [module.weight for module in network.modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
-    try:
-        return ModelShape(
-            matmul_parameters=sum(matrix.numel() for matrix in matrices),
-            layers=config.num_hidden_layers,
-            heads=config.num_attention_heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        )
-    except AttributeError as error:
-        raise ModelUnsupported(f"a {config.model_type} model's work cannot be computed: {_first_line(error)}") from None
 
 
 def _too_large(folder: ModelFolder) -> ModelTooLarge:

@@ -10,25 +10,24 @@ import torch
 import transformers
 
 from cactus_mesh import __version__
-from cactus_mesh.engine.frames import Admitted, Alive, Cancel, Ended, Failed, Start, Stop
-from cactus_mesh.engine.requests import find_model
-from cactus_mesh.engine.runner.encoders import EncoderLane, LoadedEncoder
-from cactus_mesh.engine.runner.lane import Lane, failure
+from cactus_mesh.engine.frames import Admitted, Alive, Cancel, Ended, Failed, Finished, Pulse, Replayed, Start, Stop
+from cactus_mesh.engine.runner.lane import failure
+from cactus_mesh.engine.runner.residents import LoadDone
 from cactus_mesh.errors import Busy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cactus_mesh.engine.frames import Command, Event
-    from cactus_mesh.engine.runner.loading import LoadedModel
-    from cactus_mesh.engine.settings import EngineSettings
+    from cactus_mesh.engine.runner.residents import Residents
 
 HEARTBEAT_SECONDS: Final = 0.5
+PULSE_SECONDS: Final = 2.0
 
 
-def engine_name(models: Sequence[LoadedModel | LoadedEncoder]) -> str:
+def engine_name(device: str) -> str:
     """The kind of device comes last: what is computed on different kinds differs more."""
-    device = models[0].network.device.type if models else "cpu"
+    device = torch.device(device).type
     versions = f"cactus-mesh {__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
     return f"{versions} on {device}"
 
@@ -38,21 +37,18 @@ class Loop:
 
     def __init__(
         self,
-        models: Sequence[LoadedModel | LoadedEncoder],
-        settings: EngineSettings,
-        inbox: queue.SimpleQueue[Command],
+        residents: Residents,
+        slots: int,
+        inbox: queue.SimpleQueue[Command | LoadDone],
         emit: Callable[[Sequence[Event]], None],
     ) -> None:
-        self._facts = [model.facts.model() for model in models]
-        self._lanes = [
-            EncoderLane(model, settings) if isinstance(model, LoadedEncoder) else Lane(model, settings)
-            for model in models
-        ]
-        self._lane_of = {lane.model.facts.digest: lane for lane in self._lanes}
-        self._slots = settings.slots
+        self._residents = residents
+        self._slots = slots
         self._inbox = inbox
         self._emit = emit
-        self._heard_at = time.monotonic()
+        self._heard_at = self._shown_at = time.monotonic()
+        self._steps = 0
+        self._tasks = 0
 
     def run(self) -> None:
         """For ever: the process ends when its standard input does."""
@@ -62,48 +58,61 @@ class Loop:
     def turn(self) -> None:
         """Obey what has come, make one step for one model, and let the parent hear.  Waits for commands when idle."""
         self._take_commands()
-        lane = next((lane for lane in self._lanes if len(lane)), None)
+        self._tell(self._residents.advance())
+        self._residents.begin()
+        lane = self._residents.turn()
         if lane is not None:
-            self._lanes.remove(lane)
-            self._lanes.append(lane)  # models take turns
+            self._steps += 1
+            self._tasks += len(lane)
             self._tell(lane.step())
+            self._show()
         if time.monotonic() - self._heard_at >= HEARTBEAT_SECONDS:
             self._tell([Alive()])
 
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now - self._shown_at >= PULSE_SECONDS:
+            self._shown_at = now
+            taken, room = (sum(each) for each in zip(*(lane.memory for lane in self._residents.lanes), strict=True))
+            self._tell([Pulse(self._steps, self._tasks, taken, room)])
+
     def _take_commands(self) -> None:
         try:
-            if not self._busy():
+            if not self._residents.at_work():
                 self._obey(self._inbox.get(timeout=HEARTBEAT_SECONDS))
             while True:
                 self._obey(self._inbox.get_nowait())
         except queue.Empty:
             return
 
-    def _busy(self) -> int:
-        return sum(len(lane) for lane in self._lanes)
-
-    def _obey(self, command: Command) -> None:
+    def _obey(self, command: Command | LoadDone) -> None:
         if isinstance(command, Start):
-            self._tell([self._start(command)])
+            self._tell(self._start(command))
         elif isinstance(command, Cancel):
-            for lane in self._lanes:
-                lane.drop(command.id)
+            self._residents.drop(command.id)
             self._tell([Ended(command.id)])
         elif isinstance(command, Stop):
-            for lane in self._lanes:
+            for lane in self._residents.lanes:
                 self._tell(lane.stop(command.id))
+        elif isinstance(command, LoadDone):
+            self._tell(self._residents.take(command))
 
-    def _start(self, start: Start) -> Event:
+    def _start(self, start: Start) -> list[Event]:
+        """Nothing is told of one that waits for its model."""
         try:
-            if self._busy() >= self._slots:
+            if len(self._residents) >= self._slots:
                 raise Busy("all slots are taken; try again or ask another orchestrator")
-            self._lane_of[find_model(self._facts, start.model_digest, start.work).digest].start(start)
+            begun = self._residents.start(start)
         except Exception as error:  # whatever is wrong with one request is told and ends that one alone
+            self._residents.drop(start.id)
             why = failure(error)
-            return Failed(start.id, why.code, why.message)
-        return Admitted(start.id)
+            return [Failed(start.id, why.code, why.message)]
+        return [Admitted(start.id)] if begun else []
 
     def _tell(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, Finished | Replayed | Failed):
+                self._residents.over(event.id)
         if events:
             self._heard_at = time.monotonic()
             self._emit(events)

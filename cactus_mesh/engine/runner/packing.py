@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _PACKED_FOR_ROWS: Final = 32
 """The layout is right for every number of rows; measured, this one is as fast as that of each number's own."""
-_MAX_SHARED_BYTES: Final = 64 << 20
+MAX_SHARED_BYTES: Final = 64 << 20
 """An output matrix that is also the embedding is kept twice when it is packed: only a small one."""
 
 
@@ -71,7 +71,7 @@ def pack(network: PreTrainedModel) -> None:
 
 def _packed(module: torch.nn.Module, embedding: torch.Tensor) -> Packed | None:
     weight = weight_of(module)
-    if weight is None or (weight.data_ptr() == embedding.data_ptr() and embedding.nbytes > _MAX_SHARED_BYTES):
+    if weight is None or (weight.data_ptr() == embedding.data_ptr() and embedding.nbytes > MAX_SHARED_BYTES):
         return None
     return Packed(weight, bias_of(module))
 

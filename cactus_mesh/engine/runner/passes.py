@@ -38,6 +38,10 @@ class Passes:
         self._attention = Attention(self.memory, layout.device, layout.dtype)
         self._attention.install(network)
 
+    def close(self) -> None:
+        """Let go of *network*, so that its memory can be freed."""
+        self._attention.uninstall()
+
     def run(self, reads: Sequence[Read]) -> dict[int, torch.Tensor]:
         """The logits that are wanted, a row for each token, by generation; single precision, on the CPU."""
         reads = sorted(reads, key=lambda read: (len(read.ids) > 1, read.piece.place.shelf, read.piece.place.row))

@@ -65,6 +65,16 @@ def _refuse_moving_angles(name: str, network: PreTrainedModel) -> None:
                 )
 
 
+def layout_of(name: str, network: PreTrainedModel) -> CacheLayout:
+    """Also of a network without weights.  Raises `ModelUnsupported`."""
+    try:
+        return _layout(network, [0, 1])
+    except MeshError as error:
+        raise ModelUnsupported(f"{name} cannot be run by this engine: {error.message}") from None
+    except Exception as error:  # whatever an unknown architecture does with an unknown cache
+        raise ModelUnsupported(f"{name} cannot be run by this engine: {first_line(error)}") from None
+
+
 def _layout(network: PreTrainedModel, text: list[int]) -> CacheLayout:
     cache = DynamicCache(config=network.config)
     with torch.inference_mode():
