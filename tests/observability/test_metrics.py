@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import httpx
 import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from cactus_mesh.engine.frames import Pulse
 from cactus_mesh.errors import BY_CODE, AddressMalformed, Busy
 from cactus_mesh.gateway.scrape import open_scrape, place_of
 from cactus_mesh.messages import Generate, Sampling
 from cactus_mesh.observability import meter as meters
+from cactus_mesh.observability.gauges import EngineCollector
 from cactus_mesh.observability.measured import MeasuredEngine
 from cactus_mesh.observability.meter import Meter
+from cactus_mesh.ports import EngineMemory
 from cactus_mesh.testing.engine import FAKE_MODEL, FakeEngine
 
 UNITS = ("_seconds", "_bytes", "_octas", "_tokens", "_tasks", "_slots", "_peers")
@@ -121,6 +125,19 @@ async def test_a_measured_engine_answers_as_before_and_counts_tokens():
     made = sum(len(event.token_ids) for event in plain[:-1])
     assert value(text, "cactus_mesh_tokens_total", kind="output", model="fake") == made
     assert value(text, "cactus_mesh_tokens_total", kind="prompt", model="fake") == 3
+
+
+def test_an_engine_with_a_worker_tells_how_hard_it_works_and_others_tell_nothing():
+    busy, idle = Meter(), Meter()
+    worker = SimpleNamespace(memory=EngineMemory(5, 9, ("a", "b"), None), pulse=Pulse(10, 35, 512, 4_096))
+    busy.registry.register(EngineCollector(worker))
+    idle.registry.register(EngineCollector(FakeEngine()))
+    text = busy.text().decode()
+    assert value(text, "cactus_mesh_engine_step_tasks_total") / value(text, "cactus_mesh_engine_steps_total") == 3.5
+    assert value(text, "cactus_mesh_engine_cache_tokens") == 512
+    assert value(text, "cactus_mesh_engine_memory_room_bytes") == 9
+    assert value(text, "cactus_mesh_engine_loaded_models") == 2
+    assert "cactus_mesh_engine_steps" not in idle.text().decode()
 
 
 def test_beyond_so_many_models_there_is_one_label_for_all():
