@@ -26,7 +26,9 @@ from cactus_mesh.core.matching import Weights
 from cactus_mesh.core.routing import Patience
 from cactus_mesh.core.serving import ServingPolicy
 from cactus_mesh.errors import ConfigMalformed, ConfigMissing, MeshError
-from cactus_mesh.home import ENVIRONMENT_PREFIX, Home, find_home
+from cactus_mesh.home import ENVIRONMENT_PREFIX as ENVIRONMENT_PREFIX
+from cactus_mesh.home import Home as Home
+from cactus_mesh.home import find_home as find_home
 from cactus_mesh.identity import public_key_of
 from cactus_mesh.messages import MAX_TOKENS, MAX_VALIDITY_MS
 

@@ -30,7 +30,7 @@ HOME_OF = {
 
 ADAPTERS = ("net", "engine", "ledger")
 FOUNDATION = {"errors", "identity", "messages"}
-BELOW_ADAPTERS = FOUNDATION | {"config", "ports", "concurrency", "clock", "files", "database", "spans", "core"}
+BELOW_ADAPTERS = FOUNDATION | {"config", "home", "ports", "concurrency", "clock", "files", "database", "spans", "core"}
 SHELLS = {
     "authorised",
     "directory",

@@ -123,7 +123,7 @@ def main(ctx: click.Context, home: Path | None, verbose: int, log_format: str) -
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
         return
-    from cactus_mesh.config import find_home
+    from cactus_mesh.home import find_home
 
     set_up_logging(verbose, log_format)
     if any(name.startswith("OTEL_") for name in os.environ):

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     import click
 
-    from cactus_mesh.config import Home
+    from cactus_mesh.home import Home
 
 MOST: Final = 50
 """Nobody reads a longer list."""
 
 
 def _home(ctx: click.Context) -> Home:
-    from cactus_mesh.config import find_home
+    from cactus_mesh.home import find_home
 
     return find_home(ctx.find_root().params.get("home"))
 
