@@ -342,9 +342,7 @@ class Router:
             for key in _keys(each):
                 self._finished.add(key, each.expires_at * 1_000, self.clock())
 
-    def _settled(
-        self, opened: OpenRequest, noted: Callable[[Split | None], None], result: Settled | None
-    ) -> None:
+    def _settled(self, opened: OpenRequest, noted: Callable[[Split | None], None], result: Settled | None) -> None:
         self._release(opened)
         split = result.split if result is not None else None
         noted(split)

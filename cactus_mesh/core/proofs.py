@@ -186,7 +186,9 @@ def _consent_checks(opened: _Opened) -> Iterator[Check]:
     client = PublicKey(proof.client)
     if proof.consent_signature:
         signed = verify(client, proof.consent, proof.consent_signature)
-        yield Check("consent_signature", signed, f"{peer_id(client)} consented to pay up to {consent.max_price:,} octas")
+        yield Check(
+            "consent_signature", signed, f"{peer_id(client)} consented to pay up to {consent.max_price:,} octas"
+        )
     own = address(client) == consent.client == claim.client
     yield Check("consent_client", own, "the claim is on the account of the client's key")
     same = (consent.task_id, consent.router) == (claim.task_id, claim.router)
