@@ -116,7 +116,7 @@ class Directory:
             (self._standings.get(each.sender, (None, 0))[0], each) for each in islice(self.book, ADVERTS_LOOKED_AT)
         ]
         staked = [(view, each) for view, each in found if view is not None]
-        best = heapq.nlargest(limit, staked, key=lambda pair: pair[0].stake)
+        best = heapq.nlargest(limit, staked, key=lambda pair: (pair[0].stake, pair[1].sender))
         return [(each, view, self._standing(each.sender, view)) for view, each in best]
 
     def _standing(self, orchestrator: PublicKey, view: OrchestratorView) -> Standing:

@@ -1,5 +1,6 @@
-"""The README's picture: ``python -m tests.dashboard.picture [FOLDER]`` starts a mesh, has it work, and takes it.
+"""The README's picture: ``python -m tests.dashboard.picture [--all] [--whole] [FOLDER]`` starts a mesh and takes it.
 
+``--all`` takes it in dark and on a phone too, ``--whole`` from top to bottom.
 Real processes, sockets, signatures and settlement; the engines are deterministic ones without a model.
 """
 
@@ -103,7 +104,7 @@ def shoot(url: str, folder: Path) -> None:
     if path is None:
         sys.exit("chromium is not installed (Debian: apt install chromium)")
     with open_chromium(path) as browser:
-        for name, width, height, scheme in SHOTS:
+        for name, width, height, scheme in SHOTS if "--all" in sys.argv else SHOTS[:1]:
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             page.goto(url)
             page.wait_for_selector("#ask-send:enabled")
@@ -111,8 +112,7 @@ def shoot(url: str, folder: Path) -> None:
             page.wait_for_selector("#answer-receipt:visible", timeout=60_000)
             page.get_by_role("button", name="Ask").click()
             page.wait_for_timeout(1_600)
-            whole = "--whole" in sys.argv or name.endswith("phone")
-            page.screenshot(path=folder / f"{name}.png", full_page=whole)
+            page.screenshot(path=folder / f"{name}.png", full_page="--whole" in sys.argv)
             page.close()
 
 

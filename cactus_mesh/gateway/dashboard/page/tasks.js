@@ -5,7 +5,7 @@ import { amount, byId, count, make, millis, name, plural, prose, say, short, whe
 const SHOWN_RUNNING = 6;
 const SHOWN_DONE = 10;
 const TAIL = 260;
-const SPARE = new Set(["Part", "Model", "When"]);
+const SPARE = new Set(["Part", "Model", "Orchestrator", "When"]);
 const STATES = { waiting: "finding an orchestrator", working: "reading the prompt", streaming: "streaming" };
 const PARTS = { client: "asked here", router: "routed here", orchestrator: "worked on here" };
 
@@ -86,6 +86,6 @@ function row(task, now, several) {
     make("td", { class: "number" }, count(task.tokens)),
     make("td", { class: "number" }, millis(task.first_token_ms)),
     make("td", { class: "number" }, good ? amount(task.price_octas) : "–"),
-    make("td", { class: "id" }, task.orchestrator ? short(task.orchestrator) : task.role === "orchestrator" ? "this one" : "–"),
+    make("td", { class: "id spare" }, task.orchestrator ? short(task.orchestrator) : task.role === "orchestrator" ? "this one" : "–"),
     make("td", { class: "spare" }, when(task.asked_at, now)));
 }
