@@ -9,7 +9,6 @@ import pytest
 import trio
 
 from cactus_mesh.engine import EngineSettings, open_engine
-from cactus_mesh.engine.models import SELFTEST_FOLDER
 from cactus_mesh.engine.runner.encoders import PIECE_CHARACTERS
 from cactus_mesh.errors import BadParameters, CannotContinue, PromptTooLong
 from cactus_mesh.messages import Classify, Embed, Generate, Rerank, Sampling
@@ -30,24 +29,9 @@ NAMES = ("embeds", "classifies", "ranks")
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    import torch
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
+    from tests.engine.small_encoders import make_small_encoders
 
-    torch.manual_seed(3)
-    shape = {"vocab_size": 2048, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
-    shape |= {"num_attention_heads": 4, "max_position_embeddings": 256, "initializer_range": 0.3}
-    networks = {
-        "embeds": BertModel(BertConfig(**shape), add_pooling_layer=False),
-        "classifies": BertForSequenceClassification(BertConfig(**shape, id2label={0: "no", 1: "yes", 2: '"?"'})),
-        "ranks": BertForSequenceClassification(BertConfig(**shape, num_labels=1)),
-    }
-    tokenizer = AutoTokenizer.from_pretrained(SELFTEST_FOLDER)
-    tokenizer.model_max_length = 200
-    place = tmp_path_factory.mktemp("encoders")
-    for name, network in networks.items():
-        network.save_pretrained(place / name)
-        tokenizer.save_pretrained(place / name)
-    return {name: place / name for name in networks}
+    return make_small_encoders(tmp_path_factory.mktemp("encoders"))
 
 
 @pytest.fixture(scope="module")
