@@ -29,13 +29,14 @@ class LiteLLMMissing(Exception):
     """It cannot be had on this machine; says why."""
 
 
-def _environment() -> Path:
+def environment() -> Path:
+    """Where it is installed."""
     return platformdirs.user_cache_path("cactus-mesh") / f"litellm-{VERSION}"
 
 
 def install() -> Path:
     """Its command.  Raises `LiteLLMMissing`."""
-    folder = _environment()
+    folder = environment()
     programs = folder / ("Scripts" if sys.platform == "win32" else "bin")
     if not (folder / "complete").exists():
         venv.create(folder, with_pip=True)

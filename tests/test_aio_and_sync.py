@@ -92,6 +92,23 @@ def test_leaving_an_answer_early_cancels_its_task():
         wait_until(lambda: not engine.running)
 
 
+def test_who_cancels_waits_for_the_price_of_what_was_made():
+    with sync.open_from(mesh(FakeEngine(delay_seconds=0.05))) as client:
+        with client.generate("hi", model="fake") as answer:
+            next(answer)
+            result = answer.cancel()
+        assert result.finish == "cancelled"
+        assert 0 < result.price == client.spent_today()
+
+    async def main():
+        async with aio.open_from(mesh(FakeEngine(delay_seconds=0.05))) as client:
+            answer = await client.generate("hi", model="fake")
+            await anext(answer)
+            return await answer.cancel()
+
+    assert asyncio.run(main()).finish == "cancelled"
+
+
 def test_a_mesh_that_cannot_be_joined_says_why(tmp_path):
     with pytest.raises(NoBootstrap), sync.open_client(home=tmp_path):
         pass
