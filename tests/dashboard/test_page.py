@@ -83,7 +83,7 @@ class Tab:
 
 @pytest.fixture
 def tab(browser: Browser, theatre: Theatre) -> Iterator[Tab]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = browser.new_context(viewport={"width": 1280, "height": 700}, reduced_motion="reduce")
     opened = Tab(context.new_page(), theatre.url)
     yield opened
     opened.check()
@@ -183,8 +183,7 @@ def test_a_task_under_way_shows_its_tokens_as_they_come(tab, theatre):
 
     theatre.do(slow)
     ask(page)
-    page.wait_for_selector("#running .tail:visible")
-    assert "A cactus" in page.inner_text("#running .tail")
+    holds(page, "document.querySelector('#running .tail')?.textContent.startsWith('A cactus')")
     assert re.search(r"\d+ of 200 tokens", page.inner_text("#running .push"))
     theatre.stage.engine._delay_seconds = 0.02
     page.click("#ask-stop")
@@ -303,7 +302,7 @@ def test_everything_can_be_reached_and_used_by_keyboard(tab):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     reached = set()
-    for _ in range(40):
+    for _ in range(24):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
         ring = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
@@ -323,7 +322,7 @@ def assert_no_sideways(page: Page) -> None:
     assert wide[0] <= wide[1]
 
 
-@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("width", [360, 768])
 def test_nothing_sticks_out_sideways(tab, theatre, width):
     paint_peers(theatre, *(peer(number, roles=["client"]) for number in range(9)))
     tab.page.set_viewport_size({"width": width, "height": 800})
