@@ -11,7 +11,7 @@ import click
 from cactus_mesh.cli.accounts import ledger_options, open_chain
 from cactus_mesh.cli.base import command, json_option, load, main
 from cactus_mesh.cli.recorded import MOST_LOOKED_UP, chain_of, existing, look_up, moment
-from cactus_mesh.errors import LedgerError
+from cactus_mesh.errors import LedgerError, NodeNotRunning
 from cactus_mesh.terminal import octas, paint, print_json, printable, say
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class Told:
     claimable: int = 0
     treasury_bps: int = 0
     why: str = ""
+    claimed: int | None = None
+    """What the running node has claimed since it started; None where none runs, or it leaves that to its user."""
 
 
 @main.command()
@@ -97,7 +99,18 @@ async def _ask(home: Home, config: Config, records: Records) -> Told:
     except LedgerError as error:
         return Told(why=str(error))
     due = sum(each.amount for each in holdings(standing, time.time()) if each.due and each.own)
-    return Told(standing, due, treasury_bps)
+    return Told(standing, due, treasury_bps, claimed=await _claimed(home))
+
+
+async def _claimed(home: Home) -> int | None:
+    from cactus_mesh.control import ask_node
+
+    try:
+        found = await ask_node(home.control_file, "status")
+    except NodeNotRunning:
+        return None
+    claimed: int | None = found.get("claimed_octas")
+    return claimed
 
 
 # --- how it looks ------------------------------------------------------------------------------------------------
@@ -136,6 +149,7 @@ def _as_json(sums: Sequence[Earned], told: Told, begin: float, end: float) -> di
             "deposit_octas": standing.client.deposit if standing.client else 0,
             "claimable_octas": told.claimable,
         },
+        "claimed_octas": told.claimed,
         "ledger_error": told.why or None,
     }
 
@@ -182,6 +196,8 @@ def _show_ledger(told: Told, unknown: int) -> None:
         return
     deposit = told.standing.client.deposit if told.standing.client else 0
     say(f"\nthis account now: {octas(told.standing.coins)} in coins, {octas(deposit)} on deposit")
+    if told.claimed:
+        say(f"the running node has claimed {octas(told.claimed)} since it started")
     if told.claimable:
         say(f"{octas(told.claimable)} can be claimed: cactus-mesh claim")
     if unknown:
