@@ -255,6 +255,23 @@ async def test_it_is_alive_ready_and_counted(site):
     assert "cactus_mesh_gateway_tasks_running 0.0" in text
 
 
+async def test_who_hangs_up_in_the_middle_of_a_stream_has_paid_for_what_was_made():
+    async with open_site(FakeEngine(delay_seconds=0.05)) as site:
+        async with open_wire(site) as wire:
+            await wire.post(ask(stream=True))
+            await wire.hear(b'" cactus"')
+        await site.idle()
+        spent = []
+
+        async def counted() -> bool:
+            text = (await site.http.get("/metrics")).text
+            spent[:] = [line.split()[1] for line in text.splitlines() if "price_octas_total" in line and line[0] != "#"]
+            return float(spent[0]) > 0
+
+        await until(counted)
+        assert float(spent[0]) == site.client.spent_today() > 0
+
+
 async def test_a_path_of_a_clients_making_is_no_label(site):
     await site.http.get("/evil/path")
     assert "evil" not in (await site.http.get("/metrics")).text
