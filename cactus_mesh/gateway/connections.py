@@ -12,6 +12,7 @@ import math
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
+import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -27,8 +28,8 @@ from cactus_mesh.errors import AddressMalformed, PortInUse
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import h11
     from hypercorn.events import Event
+    from hypercorn.typing import H11SendableEvent
 
 HEAD_BYTES: Final = 16 * 1024
 """Request line and headers: four times what browsers send."""
@@ -50,10 +51,26 @@ log = logging.getLogger(__name__)
 
 
 class _Http1(H11Protocol):
-    """Without HTTP/2: its streams would escape the limits below."""
+    """Without HTTP/2: its streams would escape the limits below.  A reply's head leaves with what follows it."""
+
+    _head = b""
 
     async def _check_protocol(self, event: h11.Request) -> None:
         pass
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        try:
+            data = self.connection.send(event) or b""
+        except h11.LocalProtocolError:
+            if self.connection.their_state is not h11.ERROR:
+                raise
+            return
+        if isinstance(event, h11.Response):
+            self._head = data
+            return
+        data, self._head = self._head + data, b""
+        if data:
+            await self.send(RawData(data=data))
 
 
 @asynccontextmanager
