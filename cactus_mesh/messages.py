@@ -214,6 +214,10 @@ _KINDS: Final[dict[type, WorkKind]] = {
 }
 
 
+PIECE_CHARACTERS: Final = 1_000
+"""Of each token but the last, where a text is read and not continued; a router passes on at most 1,024 for a token."""
+
+
 def kind_of(work: Work) -> WorkKind:
     return _KINDS[type(work)]
 

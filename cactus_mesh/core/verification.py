@@ -16,7 +16,19 @@ from cactus_mesh.core.receipts import claim_for, unpack_logprobs
 from cactus_mesh.core.settlement import SettlementClaim
 from cactus_mesh.errors import MessageError
 from cactus_mesh.identity import verify
-from cactus_mesh.messages import Partial, Receipt, Verdict, sampling_digest, text_digest, texts_of, unseal, work_digest
+from cactus_mesh.messages import (
+    PIECE_CHARACTERS,
+    Chat,
+    Generate,
+    Partial,
+    Receipt,
+    Verdict,
+    sampling_digest,
+    text_digest,
+    texts_of,
+    unseal,
+    work_digest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,6 +91,7 @@ def _work_checks(body: Receipt, chain: Chain, contract: Contract, seen: Witnesse
     yield "tokens", body.token_ids == list(seen.token_ids)
     yield "text", body.text_hash == text_digest(seen.text)
     yield "length", count <= limit and body.prompt_tokens + count <= offer.context_tokens
+    yield "pieces", isinstance(request.work, Generate | Chat) or count == math.ceil(len(seen.text) / PIECE_CHARACTERS)
     yield "finish", _finish_is_plausible(body, request.sampling, stopped=seen.stopped)
     yield "logprobs", _logprobs_are_plausible(body.logprobs, count)
     yield "prompt_tokens", 1 <= body.prompt_tokens <= most_prompt_tokens(request.work)

@@ -11,7 +11,7 @@ import trio
 from cactus_mesh.engine.requests import check_answer, check_before, check_length, check_parameters, find_model
 from cactus_mesh.engine.text import StopStrings
 from cactus_mesh.errors import BadParameters, Busy, CannotContinue, EngineFailed
-from cactus_mesh.messages import ModelShape, texts_of
+from cactus_mesh.messages import PIECE_CHARACTERS, ModelShape, texts_of
 from cactus_mesh.ports import EngineFinish, EngineModel, EngineTokens, Replay
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _NEAR, _FAR = 0.05, 5.0
 
 
 class FakeEngine:
-    """Answers everything with *text*, one token a word and one for the end.
+    """Answers everything with *text*, one token a word and one for the end; a model that only reads, in pieces.
 
     *delay_seconds* passes before each token, and once in a replay, by trio's clock.  *fail_after* tokens a generation
     ends in `EngineFailed`.  Every *slip_every* tokens, over all generations, one is not the token that its model would
@@ -57,7 +57,8 @@ class FakeEngine:
         fail_after: int | None = None,
         slip_every: int | None = None,
     ) -> None:
-        self._pieces = [*_words(text), ""]
+        continues = {"generate", "chat"} & set(model.kinds)
+        self._pieces = [*_words(text), ""] if continues else _cut(text)
         self._model = model
         self._slots = slots
         self._delay_seconds = delay_seconds
@@ -215,6 +216,10 @@ class FakeGeneration:
 
     def stop(self) -> None:
         self._stopped.set()
+
+
+def _cut(text: str) -> list[str]:
+    return [text[at : at + PIECE_CHARACTERS] for at in range(0, len(text), PIECE_CHARACTERS)]
 
 
 def _words(text: str) -> list[str]:

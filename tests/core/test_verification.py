@@ -17,7 +17,18 @@ from cactus_mesh.core import verification
 from cactus_mesh.core.receipts import pack_logprobs, receipt_for, unpack_logprobs
 from cactus_mesh.core.settlement import NOBODY, SettlementClaim
 from cactus_mesh.core.verification import CLOCK_SLACK_MS, failed_checks, most_prompt_tokens, verdict_on
-from cactus_mesh.messages import MAX_TOKENS, Chat, ChatMessage, Generate, Partial, PriceTerms, Receipt, Sampling, unseal
+from cactus_mesh.messages import (
+    MAX_TOKENS,
+    Chat,
+    ChatMessage,
+    Embed,
+    Generate,
+    Partial,
+    PriceTerms,
+    Receipt,
+    Sampling,
+    unseal,
+)
 from tests.core.cases import (
     STRANGER,
     THIS_CONTRACT,
@@ -250,6 +261,13 @@ def test_each_message_of_a_chat_may_cost_its_template():
     assert most_prompt_tokens(Chat(turns)) == 3 + 64 + 1 + 64 + 64
 
 
+def test_a_text_that_is_no_continuation_has_no_more_tokens_than_pieces():
+    chain = chain_of(0, body=request_with(work=Embed(["one", "two"], "mean")))
+    for characters, tokens, holds in ((1, 1, True), (1_000, 1, True), (1_001, 2, True), (1_000, 2, False)):
+        work = work_of(tokens, text="9" * characters)
+        assert failed(liable_receipt(chain, work), chain, work) == (() if holds else ("pieces",))
+
+
 def test_more_compute_time_than_has_passed_fails():
     for compute_ms, holds in ((100 + CLOCK_SLACK_MS, True), (101 + CLOCK_SLACK_MS, False)):
         work = work_of(compute_ms=compute_ms)
@@ -321,6 +339,7 @@ def test_every_check_has_been_made_to_fail():
     yields = [node.value.elts[0] for node in ast.walk(tree) if isinstance(node, ast.Yield)]
     names = {node.value for node in yields if isinstance(node, ast.Constant)}
     made_to_fail = {*FORGED, "signer", "partial", "model", "tokens", "length", "prompt_tokens", "compute_time", "claim"}
+    made_to_fail.add("pieces")
     assert names == made_to_fail | {"delegate_receipt", "delegate_signature"}
 
 

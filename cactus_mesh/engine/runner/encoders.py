@@ -14,7 +14,7 @@ import torch
 from cactus_mesh.engine.frames import Failed, Finished, Token
 from cactus_mesh.engine.runner.lane import failure
 from cactus_mesh.errors import BadParameters, Busy, CannotContinue, EngineFailed, PromptTooLong
-from cactus_mesh.messages import Classify, Embed, Rerank
+from cactus_mesh.messages import PIECE_CHARACTERS, Classify, Embed, Rerank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from cactus_mesh.engine.frames import Event, ModelFacts, Start
     from cactus_mesh.engine.settings import EngineSettings
 
-PIECE_CHARACTERS: Final = 1_000
-"""Of a token: a router passes on at most 1,024 for each."""
 _BATCH_TOKENS: Final = 2_048
 """Read in one step: a second or so of a small model, after which others have their turn."""
 _NUMBER_CHARACTERS: Final = 18
