@@ -13,6 +13,17 @@ from cactus_mesh.lifetime import open_lifetime
 STOPS = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
+@pytest.fixture
+def heeded(name):
+    """The signal as it is for a program that nobody started with nohup."""
+    before = signal.getsignal(signal.Signals[name])
+    if before is signal.SIG_IGN:
+        signal.signal(signal.Signals[name], signal.SIG_DFL)
+    yield
+    signal.signal(signal.Signals[name], before)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("name", STOPS)
 async def test_a_request_to_stop_ends_the_wait_and_lets_the_block_end_in_order(name):
     ended_in_order = False
