@@ -9,7 +9,7 @@ import trio
 
 from cactus_mesh.directory import role_key
 from cactus_mesh.errors import MeshError, NoRouter, RouterNotAuthorised
-from cactus_mesh.identity import address, peer_id
+from cactus_mesh.identity import address, peer_id, public_key_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,7 @@ class Routers:
                 "contract's administrator authorise it"
             )
         if not found:
-            raise NoRouter(self._why_no_router())
+            raise NoRouter(await self._why_no_router())
         return found
 
     def _connected(self) -> list[ConnectedPeer]:
@@ -109,15 +109,20 @@ class Routers:
         standing = await self._ledger.server(address(router))
         return standing is not None and standing.authorised(self._clock() / 1_000)
 
-    def _why_no_router(self) -> str:
+    async def _why_no_router(self) -> str:
         connected = len(self._network.peers())
         if not connected:
             return (
                 "not connected to any peer; check the --bootstrap address, that the bootstrap peer runs, "
                 "and that its network name and ledger are the same as here"
             )
+        if await self._is_authorised(public_key_of(self._network.peer_id)):
+            return (
+                "no router is known but the one with this home's key, which another process with the same key cannot "
+                "ask; ask at its gateway (cactus-mesh run --role router --gateway), or with another key: --home FOLDER"
+            )
         return (
-            f"connected to {connected} peers, but none of them is or knows a router; "
+            f"connected to {connected} peer{'' if connected == 1 else 's'}, but none of them is or knows a router; "
             "start one with: cactus-mesh run --role router"
         )
 

@@ -519,6 +519,16 @@ async def test_without_a_router_the_client_is_told_what_is_missing(autojump_cloc
             await client.generate("go", model="fake").wait()
 
 
+async def test_whoever_asks_with_the_key_of_the_only_router_is_told_so(autojump_clock):
+    async with open_world() as world:
+        world.ledger.authorise(identity("router"))
+        world.mesh.join(identity("somebody"))
+        client = await world.client("router")
+        await client.network.connect(identity("somebody").peer_id)
+        with pytest.raises(NoRouter, match=r"this home's key.*run --role router --gateway"):
+            await client.generate("go", model="fake").wait()
+
+
 async def test_settlement_waits_until_a_lapsed_authorisation_is_renewed(autojump_clock):
     async with open_world() as world:
         await world.router()
