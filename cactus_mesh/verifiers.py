@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
+from cactus_mesh.core.draws import by_lot
 from cactus_mesh.core.exhibits import Proof
 from cactus_mesh.errors import Busy, MeshError
 from cactus_mesh.identity import address, peer_id
@@ -140,9 +141,8 @@ class Verifiers:
         except MeshError as error:
             log.info("nobody can replay an answer", extra={"code": error.code})
             return []
-        # Efraimidis and Spirakis: the largest of u^(1/w) is drawn with chance w of the sum
-        keys = {each.orchestrator: self._lots.random() ** (1 / each.stake) for each in found if each.stake > 0}
-        return sorted((each for each in found if each.stake > 0), key=lambda each: -keys[each.orchestrator])
+        staked = [each for each in found if each.stake > 0]
+        return [staked[at] for at in by_lot([each.stake for each in staked], self._lots.random)]
 
     async def _owners(self, chain: Chain, without: frozenset[PublicKey]) -> set[str]:
         """The accounts behind those who had a part in it."""

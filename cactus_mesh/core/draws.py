@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
 
 from cactus_mesh.core.pricing import PPM
 from cactus_mesh.errors import ConfigMalformed, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 SECRET_BYTES: Final = 32
 LEAST_PPM: Final = 1_000
@@ -39,6 +42,16 @@ def is_fair(secret: bytes, nonce: bytes, rate_ppm: int) -> bool:
 
 def is_drawn(secret: bytes, receipt_hash: bytes, rate_ppm: int) -> bool:
     return draw(secret, receipt_hash) < rate_ppm
+
+
+def by_lot(weights: Sequence[int], random: Callable[[], float]) -> list[int]:
+    """The indices of *weights* in an order by lot: each comes next with chance its weight of what is left.
+
+    *random* gives numbers from 0 to below 1.  After Efraimidis and Spirakis (2006), whose largest u^(1/w) is found by
+    its logarithm: of weights as large as stakes in octas the root itself rounds to 1.
+    """
+    keys = [-math.log1p(-random()) / weight for weight in weights]
+    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 _Share = Annotated[float, Meta(gt=0, le=1)]
