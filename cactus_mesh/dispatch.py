@@ -55,6 +55,8 @@ class Evidence:
     chain: Chain
     receipt: Sealed[Receipt]
     failed_checks: tuple[str, ...]
+    text: str = ""
+    """What was streamed, where an audit needs it: of texts that were read whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,6 @@ class Plan(Protocol):
     """What had been streamed before this dispatch."""
     stop: Stop
     """When nobody wants the rest any more."""
-
-    @property
-    def pinned(self) -> bool:
-        """Whether only the orchestrator that works on it now can end the task well."""
-        ...
 
     def place(self, candidate: Candidate, attempt: int, partial: Partial | None) -> Placed:
         """Sign the order for *candidate*, who goes on from *partial*."""
@@ -175,7 +172,6 @@ class _Run:
                 self._nursery.start_soon(self._tell_to_stop, *self._placed[attempt][:2])
             case routing.Forward(start=start, token_ids=token_ids, text=text):
                 await self._plan.forward(Chunk(self._plan.task_id, start, list(token_ids), text))
-                self._machine.pinned = self._plan.pinned
             case routing.WakeAt(at_ms=at_ms):
                 self._wake_at_ms = at_ms
             case routing.Record():

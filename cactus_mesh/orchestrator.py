@@ -354,7 +354,6 @@ class _Delegated:
         self.deadline_ms = chain.done_by_ms - DELEGATE_DEADLINE_MS
         self.partial = chain.partial
         self.stop = stop
-        self.pinned = False
         self._orchestrator = orchestrator
         self._call = call
         self._order = order

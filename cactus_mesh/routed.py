@@ -12,6 +12,7 @@ from cactus_mesh.concurrency import Stop
 from cactus_mesh.core.delegation import continue_chain
 from cactus_mesh.core.draws import SECRET_BYTES, nonce_of
 from cactus_mesh.core.matching import Need
+from cactus_mesh.core.readings import reads
 from cactus_mesh.core.settlement import SettlementClaim
 from cactus_mesh.core.verification import failed_checks
 from cactus_mesh.dispatch import Evidence, Placed
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from cactus_mesh.core.requests import OpenRequest
     from cactus_mesh.core.routing import Record
     from cactus_mesh.core.verification import Witnessed
+    from cactus_mesh.identity import PublicKey
     from cactus_mesh.messages import Chunk, Partial, Sealed
     from cactus_mesh.ports import Call
     from cactus_mesh.router import Router
@@ -95,11 +97,10 @@ class RoutedTask:
         self.draw_secret = secrets.token_bytes(SECRET_BYTES)
         """Decides, with the receipt, whether this task is audited; its assignments commit to it."""
         self._assignment: Sealed[Assignment] | None = None
+        self._held_for: PublicKey | None = None
+        """Whose the price in escrow is, or is about to be."""
         self._escrow: trio.Event | None = None
-
-    @property
-    def pinned(self) -> bool:
-        return self._escrow is not None
+        """When the ledger has answered what it was last asked about the escrow."""
 
     def place(self, candidate: Candidate, attempt: int, partial: Partial | None) -> Placed:
         assignment = Assignment(
@@ -119,47 +120,72 @@ class RoutedTask:
         chain = continue_chain(self._opened, self._assignment, done.delegations, now_ms=None)
         receipt = unseal(done.receipt, Receipt, now_ms=self._router.clock(), sender=candidate.orchestrator)
         ours = Done(self._assignment.raw, done.delegations, done.receipt, None)
-        return Evidence(ours, chain, receipt, failed_checks(receipt, chain, self._router.contract, seen))
+        failed = failed_checks(receipt, chain, self._router.contract, seen)
+        text = seen.text if reads(self._opened.sealed.body.work) else ""
+        return Evidence(ours, chain, receipt, failed, text)
 
     async def progress(self, candidate: Candidate, attempt: int) -> None:
         await self._running.say(self._call, encode_unsigned(Progress(candidate.orchestrator, attempt)))
 
     async def forward(self, chunk: Chunk) -> None:
-        if self._escrow is None and self._opened.consent.max_price > self._router.escrow_above:
-            self._escrow = trio.Event()
-            self._nursery.start_soon(self._put_in_escrow, self._escrow)
+        self._hold_price()
         await self._running.say(self._call, encode_unsigned(chunk))
 
-    async def _put_in_escrow(self, ended: trio.Event) -> None:
+    def _hold_price(self) -> None:
+        """Have a high price wait on the ledger for whoever works on the task now, beside the work."""
+        assert self._assignment is not None, "tokens come from whoever the task was placed with"
+        worker = self._assignment.recipient
+        assert worker is not None, "an assignment names its orchestrator"
+        if worker == self._held_for or self._opened.consent.max_price <= self._router.escrow_above:
+            return
+        before, ended = self._escrow, trio.Event()
+        self._held_for, self._escrow = worker, ended
+        self._nursery.start_soon(self._put_in_escrow, worker, before, ended)
+
+    async def _put_in_escrow(self, worker: PublicKey, before: trio.Event | None, ended: trio.Event) -> None:
         """Have the ledger hold the task's price.  Whatever came of an attempt that got no answer is refunded later."""
-        router, running, consent = self._router, self._running, self._opened.consent
+        running = self._running
         try:
             with trio.CancelScope(shield=True):
-                running.escrowed = True
-                router.settling.escrow(consent)
-                await router.ledger.create_task(router.identity, self._escrow_order())
-        except LedgerDown as error:
-            running.cancel(error)
+                if before is not None:
+                    await before.wait()
+                if running.why_cancelled is None:
+                    await self._move_escrow(worker) if running.escrowed else await self._make_escrow(worker)
         except MeshError as error:
-            running.escrowed = False
-            router.settling.never_escrowed(consent)
             running.cancel(error)
         ended.set()
 
-    def _escrow_order(self) -> EscrowOrder:
-        assert self._assignment is not None, "tokens come from whoever the task was placed with"
-        assert self._assignment.recipient is not None, "an assignment names its orchestrator"
+    async def _make_escrow(self, worker: PublicKey) -> None:
+        router, running, consent = self._router, self._running, self._opened.consent
+        running.escrowed = True
+        router.settling.escrow(consent)
+        try:
+            await router.ledger.create_task(router.identity, self._escrow_order(worker))
+        except LedgerDown:
+            raise
+        except MeshError:
+            running.escrowed = False
+            router.settling.never_escrowed(consent)
+            raise
+
+    async def _move_escrow(self, worker: PublicKey) -> None:
+        """Who had it before is lost: the ledger notes that, and pays *worker* for the whole."""
+        router, consent = self._router, self._opened.consent
+        await router.ledger.reassign_task(router.identity, consent.client, consent.task_id, address(worker))
+
+    def _escrow_order(self, worker: PublicKey) -> EscrowOrder:
         done_by = -(-self.deadline_ms // 1_000)
         return EscrowOrder(
             consent=self._opened.consent,
             consent_signature=self._opened.sealed.body.consent_signature,
-            orchestrator=address(self._assignment.recipient),
+            orchestrator=address(worker),
             accept_by=min(self._router.clock() // 1_000 + ESCROW_ACCEPT_SECONDS, done_by),
             done_by=done_by,
         )
 
     async def in_escrow(self) -> None:
-        """Wait until the ledger has answered, where it was asked."""
+        """Wait until a high price is held for who has done the task, maybe without a token of its own."""
+        self._hold_price()
         if self._escrow is not None:
             await self._escrow.wait()
             await trio.lowlevel.checkpoint()  # a refusal has cancelled this task

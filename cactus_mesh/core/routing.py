@@ -197,8 +197,6 @@ class TaskMachine:
         self.phase: Phase = "asked"
         self.unwanted = False
         """The client wants no more: who works on it has been told to stop."""
-        self.pinned = False
-        """Nobody else can go on with the task: its price is in escrow for the one who works on it."""
         self.token_ids: list[int] = list(partial.token_ids) if partial else []
         """Accepted so far, in order: what another orchestrator goes on from."""
         self._pieces: list[str] = [partial.text] if partial else []
@@ -308,7 +306,7 @@ class TaskMachine:
             return effects + self._end(Fail(self._cancelled()))
         if self.phase == "streaming":
             self._lost = self._lost_by(error)
-            if self.pinned or self._characters > MAX_PARTIAL_CHARACTERS:
+            if self._characters > MAX_PARTIAL_CHARACTERS:
                 return effects + self._end(Fail(self._lost))
             digest = self._of_model()
             self._waiting = deque(each for each in self._waiting if each.offer.digest == digest)

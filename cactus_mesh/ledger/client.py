@@ -266,6 +266,9 @@ class ContractLedger:
             ),
         )  # fmt: skip
 
+    async def reassign_task(self, signer: Identity, client: Address, task_id: bytes, orchestrator: Address) -> None:
+        await self._transport.call(signer, "reassign_task", (client, task_id, orchestrator))
+
     async def complete_task(self, signer: Identity, settlement: Settlement) -> Settled:
         claim = settlement.claim
         arguments = (claim.client, claim.task_id, *_claimed(claim), settlement.claim_signature, settlement.quality_ppm)

@@ -56,6 +56,7 @@ ENTRY_TYPES: Final[dict[str, tuple[str, ...]]] = {
     "complete_task": (
         "address", _BYTES, "address", "u64", _BYTES, "u64", "u64", "u64", _BYTES, _BYTES, "u64",
     ),
+    "reassign_task": ("address", _BYTES, "address"),
     "fail_task": ("address", _BYTES),
     "timeout_task": ("address", _BYTES),
     "settle_batch": (

@@ -1,8 +1,8 @@
 /// Stakes, deposits, escrow and pay for AI inference tasks between clients, routers ("servers") and orchestrators.
 ///
 /// A client deposits coins and signs a *consent* for each task.  A router that the administrator has authorised turns
-/// consent and the orchestrator's signed *claim* into pay: through escrow (`create_task` beside the work, then
-/// `complete_task`, `fail_task` or `timeout_task`), or straight from deposits (`settle_batch`).  Orchestrators answer
+/// consent and the orchestrator's signed *claim* into pay: through escrow (`create_task` beside the work, `reassign_task`
+/// when its orchestrator is lost, then `complete_task`, `fail_task` or `timeout_task`), or straight from deposits (`settle_batch`).  Orchestrators answer
 /// with a stake: for what a dispute or two contradicting claims show, some of it goes to the harmed client.
 ///
 /// ## A task in numbers
@@ -129,6 +129,8 @@ module cactus_mesh::cactus_payment {
     const E_TOO_EARLY: u64 = 0x30040;
     /// A batch has 1 to 50 items and all its columns are equally long.
     const E_BAD_BATCH: u64 = 0x10041;
+    /// The task is assigned to this orchestrator already.
+    const E_SAME_ORCHESTRATOR: u64 = 0x80042;
     /// Only the contract's arbiter decides a contested dispute.
     const E_NOT_ARBITER: u64 = 0x50046;
     /// This task is not disputed.
@@ -449,6 +451,15 @@ module cactus_mesh::cactus_payment {
         quality_ppm: u64,
         model_digest: vector<u8>,
         result_hash: vector<u8>
+    }
+
+    #[event]
+    struct TaskReassigned has drop, store {
+        client: address,
+        task_id: vector<u8>,
+        server: address,
+        lost: address,
+        orchestrator: address
     }
 
     #[event]
@@ -1025,9 +1036,7 @@ module cactus_mesh::cactus_payment {
             now <= accept_by && accept_by <= done_by && done_by <= now + params.longest_task_seconds,
             E_BAD_DEADLINES
         );
-        let worker = borrow_global<Orchestrator>(stake_of(orchestrator));
-        assert!(worker.stake >= params.min_stake, E_NOT_STAKED);
-        assert!(worker.open_disputes == 0, E_FROZEN);
+        assert_takes_tasks(orchestrator, params.min_stake);
         let consent = Consent { client, task_id, nonce, max_price, expires_at, signature: consent_signature };
         let refused = consent_refused(account, &consent);
         assert!(refused == NO_REASON, refused);
@@ -1054,6 +1063,36 @@ module cactus_mesh::cactus_payment {
             }
         );
         event::emit(TaskCreated { client, task_id, server: account, orchestrator, max_price, done_by });
+    }
+
+    /// The server's word that the orchestrator did not deliver and another goes on: the escrow stays as it is, for that one.
+    ///
+    /// A failure on the record of the one who was lost.  Until `done_by`, which does not move.
+    public entry fun reassign_task(
+        server: &signer,
+        client: address,
+        task_id: vector<u8>,
+        orchestrator: address
+    ) acquires Config, Orchestrator, Registry, Server {
+        assert_running();
+        let account = authorised(server);
+        let key = TaskKey { client, task_id };
+        let task = open_task(key);
+        assert!(task.server == account, E_NOT_TASK_SERVER);
+        assert!(task.orchestrator != orchestrator, E_SAME_ORCHESTRATOR);
+        assert!(timestamp::now_seconds() <= task.done_by, E_BAD_DEADLINES);
+        assert_takes_tasks(orchestrator, borrow_global<Config>(@cactus_mesh).params.min_stake);
+        table::borrow_mut(&mut borrow_global_mut<Registry>(@cactus_mesh).tasks, key).orchestrator = orchestrator;
+        let metrics = &mut borrow_global_mut<Orchestrator>(liable_stake_of(task.orchestrator)).metrics;
+        metrics.failed += 1;
+        event::emit(TaskReassigned { client, task_id, server: account, lost: task.orchestrator, orchestrator });
+    }
+
+    /// Only a stake that is large enough, and that nobody disputes, answers for new work.
+    fun assert_takes_tasks(orchestrator: address, min_stake: u64) acquires Orchestrator, Registry {
+        let worker = borrow_global<Orchestrator>(stake_of(orchestrator));
+        assert!(worker.stake >= min_stake, E_NOT_STAKED);
+        assert!(worker.open_disputes == 0, E_FROZEN);
     }
 
     /// Pay the assigned orchestrator from escrow on its signed claim.  Late is fine until somebody times it out.

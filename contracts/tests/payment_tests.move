@@ -1403,6 +1403,91 @@ module cactus_mesh::payment_tests {
         cactus_payment::fail_task(&acting(&world.stranger), world.client.address, task_id(1));
     }
 
+    // --- tasks that go on with another orchestrator -------------------------------------------------------------------
+
+    fun reassign(world: &World, router: &Actor, orchestrator: address) {
+        cactus_payment::reassign_task(&acting(router), world.client.address, task_id(1), orchestrator);
+    }
+
+    #[test]
+    fun a_task_goes_on_with_another_orchestrator_which_is_paid_from_the_same_escrow() {
+        let world = new_world();
+        let item = item(&world, 1);
+        create(&world, &item);
+        reassign(&world, &world.router, world.delegate.address);
+        let (_, failed, _, _) = cactus_payment::record_of(world.orchestrator.address);
+        let (_, escrowed, _) = cactus_payment::money_of(world.client.address);
+        assert!(failed == 1 && escrowed == 10_000, 0);
+        item.orchestrator = world.delegate.address;
+        complete_with(&world.router, &item, claim(&world.delegate, &item));
+        let (completed, failed, _, _) = cactus_payment::record_of(world.delegate.address);
+        assert!(completed == 1 && failed == 0, 1);
+        assert!(coins(world.delegate.address) == 99 * COIN + 2_211, 2);
+        assert!(coins(world.orchestrator.address) == 99 * COIN, 3);
+    }
+
+    #[test]
+    #[expected_failure(abort_code = 0x1003a, location = cactus_mesh::cactus_payment)]
+    fun who_lost_a_task_is_not_paid_for_it() {
+        let world = new_world();
+        create(&world, &item(&world, 1));
+        reassign(&world, &world.router, world.delegate.address);
+        complete(&world, &item(&world, 1));
+    }
+
+    #[test]
+    #[expected_failure(abort_code = 0x80042, location = cactus_mesh::cactus_payment)]
+    fun a_task_is_not_reassigned_to_the_same() {
+        let world = new_world();
+        create(&world, &item(&world, 1));
+        reassign(&world, &world.router, world.orchestrator.address);
+    }
+
+    #[test]
+    #[expected_failure(abort_code = 0x5003c, location = cactus_mesh::cactus_payment)]
+    fun only_its_server_reassigns_a_task() {
+        let world = new_world();
+        second_router(&world);
+        create(&world, &item(&world, 1));
+        reassign(&world, &world.stranger, world.delegate.address);
+    }
+
+    #[test]
+    #[expected_failure(abort_code = 0x1003b, location = cactus_mesh::cactus_payment)]
+    fun after_its_deadline_a_task_stays_where_it_is() {
+        let world = new_world();
+        create(&world, &item(&world, 1));
+        timestamp::fast_forward_seconds(601);
+        reassign(&world, &world.router, world.delegate.address);
+    }
+
+    #[test]
+    #[expected_failure(abort_code = 0x30018, location = cactus_mesh::cactus_payment)]
+    fun who_is_leaving_takes_over_nothing() {
+        let world = new_world();
+        create(&world, &item(&world, 1));
+        cactus_payment::request_unstake(&acting(&world.delegate), world.delegate.address, COIN);
+        reassign(&world, &world.router, world.delegate.address);
+    }
+
+    #[test]
+    #[expected_failure(abort_code = 0x30004, location = cactus_mesh::cactus_payment)]
+    fun a_pause_stops_reassign_task() {
+        let world = new_world();
+        create(&world, &item(&world, 1));
+        cactus_payment::set_paused(&admin(), true);
+        reassign(&world, &world.router, world.delegate.address);
+    }
+
+    #[test]
+    #[expected_failure(abort_code = 0x30034, location = cactus_mesh::cactus_payment)]
+    fun a_failed_task_is_not_reassigned() {
+        let world = new_world();
+        create(&world, &item(&world, 1));
+        cactus_payment::fail_task(&acting(&world.router), world.client.address, task_id(1));
+        reassign(&world, &world.router, world.delegate.address);
+    }
+
     #[test]
     #[expected_failure(abort_code = 0x30040, location = cactus_mesh::cactus_payment)]
     fun a_task_times_out_after_its_deadline() {

@@ -236,10 +236,7 @@ def test_only_the_same_model_can_go_on():
     assert isinstance(failure(task.handle(AttemptFailed(1, PeerLost("gone")), 60)), OrchestratorLost)
 
 
-def test_a_task_that_is_pinned_or_very_long_does_not_move():
-    task = streaming()
-    task.pinned = True
-    assert isinstance(failure(task.handle(AttemptFailed(1, PeerLost("gone")), 60)), OrchestratorLost)
+def test_a_task_that_is_very_long_does_not_move():
     task = TaskMachine(CANDIDATES[:2], max_tokens=100, deadline_ms=DEADLINE_MS, patience=PATIENCE)
     task.begin(0)
     task.handle(Accepted(1), 10)

@@ -108,6 +108,21 @@ async def test_a_failed_task_is_refunded(stage: Stage) -> None:
     assert await stage.conserved()
 
 
+async def test_an_escrowed_task_goes_on_with_another_orchestrator(stage: Stage) -> None:
+    await stage.ledger.create_task(ROUTER, _order(stage))
+    await stage.ledger.reassign_task(ROUTER, CLIENT.address, task_id(1), DELEGATE.address)
+    task = await stage.ledger.task(CLIENT.address, task_id(1))
+    assert task is not None
+    assert (task.status, task.orchestrator) == ("created", DELEGATE.address)
+    with pytest.raises(LedgerAborted) as again:
+        await stage.ledger.reassign_task(ROUTER, CLIENT.address, task_id(1), DELEGATE.address)
+    assert again.value.abort_code == codes.SAME_ORCHESTRATOR.number
+    lost = await stage.ledger.orchestrator(ORCHESTRATOR.address)
+    assert lost is not None
+    assert lost.failed == 1
+    assert await stage.conserved()
+
+
 async def test_anybody_times_a_task_out_once_its_deadline_has_passed(stage: Stage) -> None:
     await stage.ledger.create_task(ROUTER, _order(stage, done_in=600))
     with pytest.raises(LedgerAborted) as early:

@@ -10,7 +10,7 @@ from cactus_mesh.ledger import rules
 from cactus_mesh.ledger.client import batch_columns
 from cactus_mesh.ledger.rules import BOUNDS, CODES, codes
 from cactus_mesh.ledger.rules.params import Params, values_of
-from tests.ledger.world import ADMIN, CLIENT, COIN, NOW, ORCHESTRATOR, ROUTER, STRANGER, World, settlement
+from tests.ledger.world import ADMIN, CLIENT, COIN, DELEGATE, NOW, ORCHESTRATOR, ROUTER, STRANGER, World, settlement
 
 
 def _values(**changes: int) -> list[int]:
@@ -107,11 +107,12 @@ def test_an_authorisation_needs_a_registered_server_and_a_future(world: World) -
     assert world.refuses(ADMIN, "revoke_server", STRANGER.address) == codes.NO_SERVER
 
 
-@pytest.mark.parametrize("entry", ["create_task", "complete_task", "fail_task", "settle_batch"])
+@pytest.mark.parametrize("entry", ["create_task", "reassign_task", "complete_task", "fail_task", "settle_batch"])
 def test_an_expired_or_revoked_server_does_nothing(world: World, entry: str) -> None:
     world.create(2)
     arguments = {
         "create_task": world.create_arguments(),
+        "reassign_task": (*world.complete_arguments(2)[:2], DELEGATE.address),
         "complete_task": world.complete_arguments(2),
         "fail_task": world.complete_arguments(2)[:2],
         "settle_batch": batch_columns([settlement(3)]),

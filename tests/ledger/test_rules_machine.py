@@ -227,6 +227,14 @@ class Ledger(RuleBasedStateMachine):
             self.world.now += 601 * (well and entry == "timeout_task")
             self.attempt(IDENTITY[task.server] if well else somebody, entry, key.client, key.task_id)
 
+    @rule(data=st.data(), well=mostly, somebody=people, operator=operators)
+    def reassign(self, data: st.DataObject, well: bool, somebody: Identity, operator: Identity) -> None:
+        if (chosen := self.some_task(data)) is not None:
+            key, task = chosen
+            signer = IDENTITY[task.server] if well else somebody
+            moved = self.attempt(signer, "reassign_task", key.client, key.task_id, operator.address)
+            assert not moved or task.status == "created", "a task went on after its end"
+
     def some_task(self, data: st.DataObject) -> tuple[TaskKey, Task] | None:
         """Any task, usually an open one."""
         tasks = self.world.state.tasks

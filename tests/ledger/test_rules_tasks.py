@@ -14,7 +14,7 @@ from cactus_mesh.core.settlement import NOBODY
 from cactus_mesh.ledger import rules
 from cactus_mesh.ledger.client import batch_columns
 from cactus_mesh.ledger.rules import BOUNDS, codes
-from cactus_mesh.ledger.rules.events import SettlementSkipped, TaskCompleted
+from cactus_mesh.ledger.rules.events import SettlementSkipped, TaskCompleted, TaskReassigned
 from cactus_mesh.ledger.rules.params import MAX_COMPLEXITY_MFLOP, Params
 from cactus_mesh.ledger.rules.state import NonceKey, TaskKey
 from tests.ledger.world import (
@@ -29,6 +29,8 @@ from tests.ledger.world import (
     World,
     claim_for,
     consent_for,
+    operator_signature,
+    person,
     settlement,
     signed,
     task_id,
@@ -100,6 +102,58 @@ def test_failure_refunds_and_is_remembered(world: World) -> None:
     assert world.state.orchestrators[ORCHESTRATOR.address].metrics.failed == 1
     assert world.refuses(ROUTER, "complete_task", *world.complete_arguments()) == codes.TASK_CLOSED
     assert world.refuses(STRANGER, "timeout_task", *KEY) == codes.TASK_CLOSED
+
+
+# --- another orchestrator goes on ----------------------------------------------------------------------------------
+
+
+def test_a_lost_task_goes_on_with_another_orchestrator_which_is_paid_from_the_same_escrow(world: World) -> None:
+    world.create()
+    before = world.coins(DELEGATE)
+    (moved,) = world.do(ROUTER, "reassign_task", *KEY, DELEGATE.address)
+    assert isinstance(moved, TaskReassigned)
+    assert (moved.lost, moved.orchestrator) == (ORCHESTRATOR.address, DELEGATE.address)
+    assert world.state.clients[CLIENT.address].escrowed == 10_000
+    assert world.refuses(ROUTER, "complete_task", *world.complete_arguments()) == codes.BAD_CLAIM_SIGNATURE
+    assert world.skips(settlement()) == codes.WRONG_ORCHESTRATOR
+    arguments = world.complete_arguments(orchestrator=DELEGATE.address, signer=DELEGATE)
+    (done,) = world.do(ROUTER, "complete_task", *arguments)
+    assert isinstance(done, TaskCompleted)
+    assert world.coins(DELEGATE) - before == done.payout > 0
+    assert world.state.orchestrators[ORCHESTRATOR.address].metrics == rules.state.Metrics(failed=1)
+
+
+def test_a_task_is_reassigned_as_long_as_it_is_open_and_by_its_server_alone(world: World) -> None:
+    assert world.refuses(ROUTER, "reassign_task", *KEY, DELEGATE.address) == codes.NO_TASK
+    world.create(done_by=world.now + 100)
+    assert world.refuses(OTHER_ROUTER, "reassign_task", *KEY, DELEGATE.address) == codes.NOT_TASK_SERVER
+    assert world.refuses(ROUTER, "reassign_task", *KEY, ORCHESTRATOR.address) == codes.SAME_ORCHESTRATOR
+    assert world.refuses(ROUTER, "reassign_task", *KEY, STRANGER.address) == codes.NO_ORCHESTRATOR
+    world.now += 100
+    world.do(ROUTER, "reassign_task", *KEY, DELEGATE.address)
+    world.now += 1
+    assert world.refuses(ROUTER, "reassign_task", *KEY, ORCHESTRATOR.address) == codes.BAD_DEADLINES
+    world.do(ROUTER, "fail_task", *KEY)
+    assert world.refuses(ROUTER, "reassign_task", *KEY, ORCHESTRATOR.address) == codes.TASK_CLOSED
+
+
+def test_who_takes_over_a_task_must_be_good_for_a_new_one(world: World) -> None:
+    world.create()
+    world.do(DELEGATE, "request_unstake", DELEGATE.address, COIN)
+    assert world.refuses(ROUTER, "reassign_task", *KEY, DELEGATE.address) == codes.NOT_STAKED
+    world.do(DELEGATE, "cancel_unstake", DELEGATE.address)
+    world.settle(signed(consent_for(2), claim_for(2, orchestrator=DELEGATE.address), orchestrator=DELEGATE))
+    world.do(ROUTER, "open_dispute", CLIENT.address, task_id(2), b"e" * 32)
+    assert world.refuses(ROUTER, "reassign_task", *KEY, DELEGATE.address) == codes.FROZEN
+
+
+def test_a_replaced_operator_key_leaves_the_blame_for_a_lost_task_with_its_stake(world: World) -> None:
+    world.create()
+    successor = person("successor")
+    agreed = operator_signature(successor, ORCHESTRATOR)
+    world.do(ORCHESTRATOR, "set_operator", ORCHESTRATOR.address, successor.public_key, agreed)
+    world.do(ROUTER, "reassign_task", *KEY, DELEGATE.address)
+    assert world.state.orchestrators[successor.address].metrics.failed == 1
 
 
 def test_anybody_may_time_a_task_out_after_its_deadline_only(world: World) -> None:

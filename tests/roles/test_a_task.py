@@ -16,6 +16,7 @@ from cactus_mesh.errors import (
     Busy,
     DeadlinePassed,
     DuplicateTask,
+    LedgerAborted,
     LedgerDown,
     NoFunds,
     NoRouter,
@@ -592,6 +593,59 @@ async def test_a_failed_task_in_escrow_is_refunded(autojump_clock):
         await trio.sleep(5)
 
         assert (await world.ledger.client(client.identity.address)).deposit == 10**9
+
+
+async def begun_in_escrow(world, first, second):
+    """A router, two orchestrators with these engines of which the first is asked first, and a dear answer begun."""
+    await world.router(config=RouterConfig(escrow_above=50_000))
+    await world.orchestrator(FIRST, engine=first, stake=LARGE_STAKE)
+    await world.orchestrator(SECOND, engine=second, stake=SMALL_STAKE)
+    client = await world.client()
+    await world.settle_down()
+    answer = client.generate("go", model="fake", max_price=60_000)
+    return client, answer, [await anext(answer)]
+
+
+async def test_a_lost_orchestrators_escrow_is_for_the_one_that_goes_on(autojump_clock):
+    async with open_world() as world:
+        client, answer, pieces = await begun_in_escrow(world, FakeEngine(delay_seconds=1.0), FakeEngine())
+        await trio.sleep(0.5)
+        world.mesh.kill(identity(FIRST).peer_id)
+        pieces += [piece async for piece in answer]
+        split = await client.paid(answer.result)
+
+        assert ("".join(pieces), answer.result.orchestrator) == (FAKE_TEXT, identity(SECOND).peer_id)
+        assert await world.ledger.balance(identity(SECOND).address) == split.orchestrator > 0
+        assert (await world.ledger.client(client.identity.address)).deposit == 10**9 - split.paid
+        records = [await world.ledger.orchestrator(identity(name).address) for name in (FIRST, SECOND)]
+        assert [(each.completed, each.failed) for each in records] == [(0, 1), (1, 0)]
+        assert world.ledger.conserved
+
+
+async def test_an_escrow_follows_a_task_that_moves_before_the_ledger_has_answered(autojump_clock):
+    async with open_world() as world:
+        engines = FakeEngine(fail_after=2), FakeEngine()
+        client, answer, _ = await begun_in_escrow(world, *engines)
+        split = await client.paid(await answer.wait())
+
+        assert answer.result.continued_at == 2
+        assert await world.ledger.balance(identity(SECOND).address) == split.orchestrator > 0
+
+
+@pytest.mark.parametrize("why", [LedgerDown("gone"), LedgerAborted("frozen", 29)], ids=["silent", "refused"])
+async def test_an_escrow_that_the_ledger_does_not_move_comes_back(autojump_clock, monkeypatch, why):
+    async def refuse(*_):
+        raise why
+
+    async with open_world() as world:
+        monkeypatch.setattr(world.ledger, "reassign_task", refuse)
+        client, answer, _ = await begun_in_escrow(world, FakeEngine(fail_after=2), FakeEngine(delay_seconds=1.0))
+        with pytest.raises(type(why)):
+            await answer.wait()
+        await trio.sleep(60)
+
+        account = await world.ledger.client(client.identity.address)
+        assert (account.deposit, account.escrowed) == (10**9, 0)
 
 
 async def test_the_cheaper_of_two_equals_is_asked(autojump_clock):

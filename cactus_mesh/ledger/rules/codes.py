@@ -281,6 +281,11 @@ BAD_BATCH = _code(
     "a batch has 1 to 50 items and all its columns are equally long",
     "split the batch",
 )  # fmt: skip
+SAME_ORCHESTRATOR = _code(
+    "E_SAME_ORCHESTRATOR", Category.ALREADY_EXISTS, 66,
+    "the task is assigned to this orchestrator already",
+    "nothing to do",
+)  # fmt: skip
 
 # disputes
 NOT_ARBITER = _code(

@@ -160,6 +160,15 @@ class TaskCompleted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TaskReassigned(Event):
+    client: Address
+    task_id: bytes
+    server: Address
+    lost: Address
+    orchestrator: Address
+
+
+@dataclass(frozen=True, slots=True)
 class TaskFailed(Event):
     client: Address
     task_id: bytes

@@ -17,6 +17,7 @@ from cactus_mesh.ledger.rules.events import (
     TaskCompleted,
     TaskCreated,
     TaskFailed,
+    TaskReassigned,
     TaskTimedOut,
 )
 from cactus_mesh.ledger.rules.payment import Claim, Consent, claim_refused, consent_refused, pay, release_escrow
@@ -60,9 +61,7 @@ def create_task(
     require_running(state)
     server = authorised_server(state, tx)
     require(tx.now <= accept_by <= done_by <= tx.now + state.params.longest_task_seconds, codes.BAD_DEADLINES)
-    worker = orchestrator_of(state, orchestrator)
-    require(worker.stake >= state.params.min_stake, codes.NOT_STAKED)
-    require(not worker.frozen, codes.FROZEN)
+    _require_takes_tasks(state, orchestrator)
     consent = Consent(client, task_id, nonce, max_price, expires_at, consent_signature)
     _demand(consent_refused(state, tx, server, consent))
 
@@ -72,6 +71,32 @@ def create_task(
     state.nonces[NonceKey(client, nonce)] = True
     state.tasks[consent.key] = Task(tx.sender, orchestrator, "created", max_price, done_by)
     return [TaskCreated(client, task_id, tx.sender, orchestrator, max_price, done_by)]
+
+
+def _require_takes_tasks(state: State, orchestrator: Address) -> None:
+    """Only a stake that is large enough, and that nobody disputes, answers for new work."""
+    worker = orchestrator_of(state, orchestrator)
+    require(worker.stake >= state.params.min_stake, codes.NOT_STAKED)
+    require(not worker.frozen, codes.FROZEN)
+
+
+@entry
+def reassign_task(state: State, tx: Tx, client: Address, task_id: bytes, orchestrator: Address) -> list[Event]:
+    """The server's word that the orchestrator did not deliver and another goes on: the escrow stays, for that one.
+
+    A failure on the record of the one who was lost.  Until done_by, which does not move.
+    """
+    require_running(state)
+    authorised_server(state, tx)
+    key = TaskKey(client, task_id)
+    task = _open_task(state, key)
+    require(task.server == tx.sender, codes.NOT_TASK_SERVER)
+    require(task.orchestrator != orchestrator, codes.SAME_ORCHESTRATOR)
+    require(tx.now <= task.done_by, codes.BAD_DEADLINES)
+    _require_takes_tasks(state, orchestrator)
+    state.tasks[key] = replace(task, orchestrator=orchestrator)
+    _blame(state, task, "failed")
+    return [TaskReassigned(client, task_id, tx.sender, task.orchestrator, orchestrator)]
 
 
 @entry
@@ -124,6 +149,10 @@ def timeout_task(state: State, tx: Tx, client: Address, task_id: bytes) -> list[
 def _refund(state: State, tx: Tx, key: TaskKey, task: Task, status: TaskStatus) -> None:
     release_escrow(state, key, task, task.max_price)
     state.tasks[key] = replace(task, status=status, ended_at=tx.now)
+    _blame(state, task, status)
+
+
+def _blame(state: State, task: Task, status: TaskStatus) -> None:
     operator = liable_operator(state, task.orchestrator)  # a replaced operator key leaves the blame with its stake
     worker = orchestrator_of(state, operator)
     state.orchestrators[operator] = replace(worker, metrics=_blamed(worker.metrics, status))
