@@ -5,6 +5,7 @@ The network is built without weights (on torch's "meta" device), so that shapes 
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ _READERS: Final = frozenset(
     {"albert", "bert", "camembert", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta"}
 )
 """Families that read texts whole; others continue them."""
+_EXPERTS: Final = re.compile("Expert|Mo[eE](?![a-z])|Router")
 _KNOWN_LAYERS: Final = frozenset({"full_attention", "sliding_attention"})
 
 Stamps = tuple[tuple[int, int, int], ...]
@@ -147,9 +149,9 @@ _Look = tuple[int, "list[WorkKind]", ModelShape, "Room | None", int]
 def _look_at_writer(folder: ModelFolder, network: PreTrainedModel, settings: EngineSettings, memory: int) -> _Look:
     tokenizer = load_tokenizer(folder)
     shape = shape_of(network)
-    _refuse_unknown_layers(folder.name, network.config)
-    per_token = layout_of(folder.name, network).bytes_per_token
+    _refuse_unknown_layers(folder.name, network)
     longest = _context_tokens(folder, network.config, settings)
+    per_token = layout_of(folder.name, network, longest).bytes_per_token
     left = memory - _weight_bytes(network, settings)
     useful = _USEFUL_SHARE * settings.slots * longest * per_token
     cache = max(0, min(settings.cache_mib << 20, useful, left))
@@ -219,8 +221,13 @@ def _positions(folder: ModelFolder, network: PreTrainedModel) -> int:
     return positions - behind
 
 
-def _refuse_unknown_layers(name: str, config: PreTrainedConfig) -> None:
-    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ()) - _KNOWN_LAYERS
+def _refuse_unknown_layers(name: str, network: PreTrainedModel) -> None:
+    config = network.config.get_text_config()
+    if experts := next(filter(_EXPERTS.search, (type(module).__name__ for module in network.modules())), None):
+        raise ModelUnsupported(
+            f"{name} is a mixture of experts ({experts}), whose work cannot be priced yet; use a dense model"
+        )
+    kinds = set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS
     if kinds:
         raise ModelUnsupported(f"{name} has layers of a kind that this engine does not compute: {', '.join(kinds)}")
 

@@ -10,6 +10,7 @@ import torch
 
 from cactus_mesh.engine.runner.attention import Attention, groups_of
 from cactus_mesh.engine.runner.memory import Memory
+from cactus_mesh.errors import ModelUnsupported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +61,9 @@ class Passes:
                 use_cache=True,
                 logits_to_keep=torch.tensor(wanted or [0], device=device),
             )
-            rows = output.logits[0].float().cpu()
+            logits = output.logits[0]
+            if len(logits) != len(wanted or [0]):
+                raise ModelUnsupported("it computes other logits than those that are asked for")
+            rows = logits.float().cpu()
         parts = rows[: len(wanted)].split([read.wanted for read in asked])
         return {read.piece.id: part for read, part in zip(asked, parts, strict=True)}
