@@ -16,9 +16,8 @@ import trio
 
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core import exhibits
-from cactus_mesh.core.audit import audit_of
 from cactus_mesh.core.draws import rate_ppm
-from cactus_mesh.core.exhibits import MAX_EXHIBITS, Exhibit, Proof
+from cactus_mesh.core.exhibits import MAX_EXHIBITS, Statement, exhibit_of
 from cactus_mesh.core.settlement import SettlementClaim
 from cactus_mesh.core.suspicion import Suspicion
 from cactus_mesh.dossier import Case, Record
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from cactus_mesh.core.audit import Judgement
     from cactus_mesh.core.draws import AuditPolicy
-    from cactus_mesh.core.exhibits import Opinion
+    from cactus_mesh.core.exhibits import Exhibit, Opinion, Proof
     from cactus_mesh.core.thresholds import Table
     from cactus_mesh.directory import Directory
     from cactus_mesh.dispatch import Evidence
@@ -43,6 +42,10 @@ if TYPE_CHECKING:
 
 MAX_WAITING: Final = 256
 """Drawn answers that wait to be audited; the next one is paid unaudited, and said so in the log."""
+MAX_WAITING_CHARACTERS: Final = 64 << 20
+"""Of their texts, which are kept where they were read whole; the longest has a quarter of it."""
+MAX_SHOWN_CHARACTERS: Final = 32 << 20
+"""Of the texts in one evidence."""
 AUDIT_SECONDS: Final = 600.0
 """The longest that one audit may take, with finding verifiers and confirming."""
 DEFAULT_WINDOW_SECONDS: Final = 86_400
@@ -69,6 +72,7 @@ class Job:
     """A drawn answer.  *pay* settles it, once, whatever comes of the audit."""
 
     evidence: Evidence
+    statement: Statement
     pay: Callable[[bool], None]
     decided: trio.Event = field(default_factory=trio.Event)
     borne_out: bool = True
@@ -154,11 +158,15 @@ class Auditor:
             slash=min(self._max_slash, max(stakes, default=0)),
         )
 
-    def take(self, evidence: Evidence, pay: Callable[[bool], None]) -> None:
+    def take(self, evidence: Evidence, draw_secret: bytes, pay: Callable[[bool], None]) -> None:
         """Audit an answer.  *pay* is called once: when it is decided, or when that takes too long."""
-        job = Job(evidence, pay)
+        text = evidence.text
+        job = Job(evidence, Statement(evidence.chain, evidence.receipt, text, draw_secret if text else b""), pay)
         assert self._payers is not None, "an auditor is obtained from open_auditor"
+        waiting = sum(len(each.evidence.text) for each in self._open)
         try:
+            if waiting + len(text) > MAX_WAITING_CHARACTERS:
+                raise trio.WouldBlock
             self._into.send_nowait(job)
         except trio.WouldBlock:
             self._ended(job, "missed", ("too many wait",))
@@ -205,12 +213,12 @@ class Auditor:
             self._open.discard(job)
 
     async def _audit(self, job: Job) -> None:
-        first = await self._replay(job.evidence, frozenset())
+        first = await self._replay(job.statement, frozenset())
         if first is None:
             self._ended(job, "inconclusive", (NOBODY,))
             return
         proof, opinion = first
-        exhibit = _exhibit(job.evidence, proof)
+        exhibit = exhibit_of(job.statement, [proof])
         if opinion.judgement.result == "fail":
             await self._confirm(job, exhibit, opinion)
             return
@@ -221,13 +229,13 @@ class Auditor:
         if record.suspicion.raised:
             await self._confirm_suspicion(job)
 
-    async def _replay(self, evidence: Evidence, without: frozenset[PublicKey]) -> tuple[Proof, Opinion] | None:
-        receipt = evidence.receipt.body
+    async def _replay(self, statement: Statement, without: frozenset[PublicKey]) -> tuple[Proof, Opinion] | None:
+        asked = statement.audit()
         return await self._verifiers.ask(
-            audit_of(evidence.chain, receipt),
-            evidence.chain,
+            asked,
+            statement.chain,
             without,
-            lambda finding: exhibits.opinion(receipt, finding, self._table),
+            lambda finding: exhibits.opinion(statement, asked, finding, self._table),
         )
 
     def _note(self, job: Job, opinion: Opinion) -> Record:
@@ -248,12 +256,10 @@ class Auditor:
 
     async def _confirm(self, job: Job, exhibit: Exhibit, first: Opinion) -> None:
         """One verifier may be wrong, or lie; two that know nothing of each other decide."""
-        second = await self._replay(job.evidence, frozenset({first.verifier}))
+        second = await self._replay(job.statement, frozenset({first.verifier}))
         agreed = second is not None and second[1].judgement.result == "fail"
         if second is not None:
-            exhibit = Exhibit(
-                exhibit.request, exhibit.assignment, exhibit.delegations, exhibit.receipt, [*exhibit.proofs, second[0]]
-            )
+            exhibit = exhibit_of(job.statement, [*exhibit.proofs, second[0]])
             if not agreed:
                 log.warning(
                     "two verifiers disagree", extra={"peers": [peer_id(each.verifier) for each in (first, second[1])]}
@@ -268,22 +274,19 @@ class Auditor:
         """Have the answers that raised a suspicion replayed by another verifier each."""
         doubted = [exhibits.decode_exhibit(raw) for raw in self._dossier.doubts(job.liable, job.model)]
         confirmed: list[Exhibit] = []
-        claimed = found = 0
+        claimed = found = shown = 0
         for exhibit in doubted[:MAX_EXHIBITS]:
+            shown += len(exhibit.text)
+            if confirmed and shown > MAX_SHOWN_CHARACTERS:
+                break
             examined = exhibits.examine(exhibit, self._verifiers.contract, self._table)
             first = examined.opinions[0]
-            evidence = replace(job.evidence, chain=examined.chain, receipt=examined.receipt)
-            second = await self._replay(evidence, frozenset({first.verifier}))
+            second = await self._replay(examined.statement, frozenset({first.verifier}))
             if second is None:
                 continue
             claimed += first.comparison.mismatches
             found += second[1].comparison.mismatches
-            confirmed.append(
-                Exhibit(
-                    exhibit.request, exhibit.assignment, exhibit.delegations, exhibit.receipt,
-                    [*exhibit.proofs, second[0]],
-                )
-            )  # fmt: skip
+            confirmed.append(exhibit_of(examined.statement, [*exhibit.proofs, second[0]]))
         self._dossier.forget_doubts(job.liable, job.model)
         record = replace(self._dossier.record(job.liable, job.model), suspicion=Suspicion(), passed=0)
         self._dossier.note(job.liable, job.model, record, self._now())
@@ -329,13 +332,3 @@ class Auditor:
 
     def _now(self) -> int:
         return self._verifiers.clock() // 1_000
-
-
-def _exhibit(evidence: Evidence, proof: Proof) -> Exhibit:
-    return Exhibit(
-        request=evidence.chain.request.sealed.raw,
-        assignment=evidence.chain.assignment.raw,
-        delegations=[link.raw for link in evidence.chain.delegations],
-        receipt=evidence.receipt.raw,
-        proofs=[proof],
-    )

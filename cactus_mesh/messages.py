@@ -44,6 +44,10 @@ MAX_PROMPT_CHARACTERS: Final = 200_000
 MAX_TOKENS: Final = 16_384
 MAX_INPUTS: Final = 256
 """Texts of one task that are embedded, classified or ranked."""
+MOST_PLACES: Final = 8
+"""Texts that are read again in one audit: who has made up half of an answer is found in 255 of 256."""
+MOST_NUMBERS: Final = 131_072
+"""In one finding, 4 bytes each: half of a message."""
 MAX_PARTIAL_CHARACTERS: Final = 65_536
 """Of a text that is continued elsewhere; with its prompt it must fit into one order."""
 MAX_CONSTRAINT_CHARACTERS: Final = 20_000
@@ -329,7 +333,10 @@ class Verdict(Body, frozen=True):
 
 
 class Audit(Body, frozen=True):
-    """A router asks a verifier to replay an answer.  It names neither the task nor anybody who had a part in it."""
+    """A router asks a verifier to replay an answer.  It names neither the task nor anybody who had a part in it.
+
+    Of texts that are read whole, ``places`` are those to be read again; else it is empty.
+    """
 
     model_digest: _Hash
     dtype: Annotated[str, Meta(max_length=16)]
@@ -340,12 +347,16 @@ class Audit(Body, frozen=True):
 
 
 class Finding(Body, frozen=True):
-    """A verifier's signed numbers for an audit: one log-probability and one gap per token (see `ports.Replay`)."""
+    """A verifier's signed numbers for an audit: one log-probability and one gap per token (see `ports.Replay`).
+
+    Of texts that were read again ``numbers`` has a row for each (see `ports.Rereading`), in place of those two.
+    """
 
     audit_hash: _Hash
     logprobs: Annotated[bytes, Meta(max_length=4 * MAX_TOKENS)]
     gaps: Annotated[bytes, Meta(max_length=4 * MAX_TOKENS)]
     text_hash: _Hash
+    places: Annotated[list[_U32], Meta(max_length=MOST_PLACES)]
     finish: Ending | None
     prompt_tokens: _U32
     engine: _Label
@@ -358,6 +369,7 @@ class Outcome(Body, frozen=True):
     orchestrator: _Key
     delegate: _Key | None
     model_digest: _Hash
+    numbers: Annotated[bytes, Meta(max_length=4 * MOST_NUMBERS)]
     result: Literal["completed", "failed", "rejected", "timed_out"]
     complexity: _U63
     compute_ms: _U63

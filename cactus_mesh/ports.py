@@ -201,6 +201,18 @@ class Replay:
 
 class Generation(Protocol):
     """What an engine makes, as it is made."""
+@dataclass(frozen=True, slots=True)
+class Rereading:
+    """What an engine finds when it reads some texts again: a row of numbers for each, and what they are called.
+
+    *prompt_tokens* are those of all texts of the work.
+    """
+
+    rows: tuple[tuple[float, ...], ...]
+    labels: tuple[str, ...]
+    prompt_tokens: int
+
+
 
     def __aiter__(self) -> AsyncIterator[EngineEvent]: ...
 
@@ -270,6 +282,10 @@ class Engine(Protocol):
 
 
 # --- ledger ------------------------------------------------------------------------------------------------------
+    async def reread(self, model_digest: bytes, work: Work, places: Sequence[int]) -> Rereading:
+        """Read the texts at *places*, in rising order, of work that is read whole.  Otherwise as `replay`."""
+        ...
+
 
 
 @dataclass(frozen=True, slots=True)

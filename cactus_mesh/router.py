@@ -306,7 +306,7 @@ class Router:
         rate_ppm = self._auditor.rate_ppm(evidence)
         if is_drawn(draw_secret, evidence.receipt.digest, rate_ppm):
             self._settler.hold(finished)
-            self._auditor.take(evidence, partial(self._pay, finished))
+            self._auditor.take(evidence, draw_secret, partial(self._pay, finished))
         else:
             self._settler.put(finished)
         running.handed_over = True

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cactus_mesh.core.audit import finding_of
+from cactus_mesh.core.audit import finding_of, finding_of_texts
+from cactus_mesh.core.readings import reads
 from cactus_mesh.errors import BadParameters, RouterNotAuthorised, UnknownModel
 from cactus_mesh.identity import address, peer_id
 from cactus_mesh.messages import MAX_VALIDITY_MS, Audit, Finding, seal, unseal
@@ -49,6 +50,10 @@ async def find(audit: Sealed[Audit], identity: Identity, engine: Engine, clock: 
         raise UnknownModel(f"the model {asked.model_digest.hex()[:12]} in {asked.dtype} is not served here")
     if len(asked.token_ids) > asked.sampling.max_tokens:
         raise BadParameters("this answer is longer than was asked for")
-    replay = await engine.replay(asked.model_digest, asked.work, asked.sampling, asked.seed, asked.token_ids)
-    finding = finding_of(audit.digest, replay, engine.name)
+    if reads(asked.work):
+        again = await engine.reread(asked.model_digest, asked.work, asked.places)
+        finding = finding_of_texts(audit.digest, again, engine.name)
+    else:
+        replay = await engine.replay(asked.model_digest, asked.work, asked.sampling, asked.seed, asked.token_ids)
+        finding = finding_of(audit.digest, replay, engine.name)
     return seal(finding, identity, now_ms=clock(), valid_ms=MAX_VALIDITY_MS, recipient=audit.sender)

@@ -145,6 +145,7 @@ def bodies() -> dict[str, Body]:
             Sampling(max_tokens=16),
             some_hash,
             [1, 300, 70_000],
+            [],
         ),
         "finding": Finding(
             audit_hash=some_hash,
@@ -154,6 +155,7 @@ def bodies() -> dict[str, Body]:
             finish=None,
             prompt_tokens=5,
             engine="torch/1",
+            numbers=b"",
         ),
         "outcome": Outcome(TASK_ID, ORCHESTRATOR.public_key, None, OFFER.digest, "completed", 123, 12, 40),
         "cancel": Cancel(TASK_ID, "enough"),

@@ -176,7 +176,7 @@ def test_every_kind_of_frame_is_listed_with_its_number():
 def test_every_check_of_an_audit_is_listed():
     sources = inspect.getsource(audit) + inspect.getsource(auditing)
     names = set(re.findall(r'"(replay_[a-z_]+)"', sources))
-    assert len(names) == 6
+    assert len(names) == 9
     assert {name for name in names if f"`{name}`" not in SECTIONS["Audits"]} == set()
 
 
@@ -189,5 +189,5 @@ def test_every_check_of_a_receipt_is_listed():
 
 def test_every_prefix_of_a_digest_is_listed():
     prefixes = re.findall(r'b"(cactus-mesh/[a-z]+/1)\\x00"', inspect.getsource(messages) + inspect.getsource(draws))
-    assert len(prefixes) == 7
+    assert len(prefixes) == 8
     assert {prefix for prefix in prefixes if f'`"{prefix}"`' not in SECTIONS["Digests"]} == set()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
@@ -33,6 +35,22 @@ def draw(secret: bytes, receipt_hash: bytes) -> int:
     """A number below a million, as likely one as another; below the rate in ppm the answer is audited."""
     drawn = hashlib.sha256(b"cactus-mesh/draw/1\x00" + secret + receipt_hash).digest()
     return int.from_bytes(drawn[:8], "big") * PPM >> 64
+
+
+def drawn_places(secret: bytes, receipt_hash: bytes, efforts: Sequence[int], most: int) -> list[int]:
+    """Which of several texts are read again: all of a few, else those that *most* lots fall on, by their *efforts*.
+
+    So who does not do a share of the work is found with at least that chance, however it is spread over the texts.
+    """
+    if len(efforts) <= most:
+        return list(range(len(efforts)))
+    ends = list(accumulate(efforts))
+    lots = (_lot(secret + receipt_hash + number.to_bytes(4, "big"), ends[-1]) for number in range(most))
+    return sorted({bisect_right(ends, lot) for lot in lots})
+
+
+def _lot(data: bytes, below: int) -> int:
+    return int.from_bytes(hashlib.sha256(b"cactus-mesh/places/1\x00" + data).digest()[:8], "big") * below >> 64
 
 
 def is_fair(secret: bytes, nonce: bytes, rate_ppm: int) -> bool:

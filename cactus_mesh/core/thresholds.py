@@ -6,7 +6,7 @@ for any model of its dtype; where there is none, a replay can raise doubts but f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,6 +16,8 @@ from cactus_mesh.errors import StateMalformed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cactus_mesh.messages import WorkKind
+
 VERSION: Final = 1
 ANY_MODEL: Final = "*"
 MARGIN: Final = 10.0
@@ -24,6 +26,7 @@ LEAST_NOISE: Final = 1e-6
 """A single rounds a log-probability of -16 by as much: no measurement may claim to be finer."""
 _DEVICES: Final = ("cpu", "cuda", "mps", "xpu")
 
+ReadsAs = Literal["classify", "embed", "rerank"]
 _Positive = Annotated[float, Meta(gt=0)]
 
 
@@ -64,6 +67,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     device: str
     thresholds: Thresholds
     measured: Measured | None = None
+    reads: ReadsAs | None = None
+    """What a model that reads texts whole makes of them: its gaps are distances (see `core.readings`)."""
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,23 +80,28 @@ UNCALIBRATED: Final = Thresholds(gap_noise=1e-3, gap_fail=1e-2, logprob_pass=1e-
 
 
 class Table:
-    """All that is known; later entries replace earlier ones for the same model, dtype and device."""
+    """All that is known; later entries replace earlier ones for the same model, dtype, device and reading."""
 
     def __init__(self, entries: Sequence[Entry] = ()) -> None:
-        self._entries = {(entry.digest, entry.dtype, entry.device): entry for entry in entries}
+        self._entries = {(entry.digest, entry.dtype, entry.device, entry.reads): entry for entry in entries}
 
     @property
     def entries(self) -> list[Entry]:
         return list(self._entries.values())
 
-    def find(self, digest: bytes, dtype: str, device: str) -> Thresholds:
+    def find(self, digest: bytes, dtype: str, device: str, kind: WorkKind = "generate") -> Thresholds:
+        reading = reading_of(kind)
         for name in (digest.hex(), ANY_MODEL):
-            if entry := self._entries.get((name, dtype, device)):
+            if entry := self._entries.get((name, dtype, device, reading)):
                 return entry.thresholds
         return UNCALIBRATED
 
     def with_entries(self, entries: Sequence[Entry]) -> Table:
         return Table([*self.entries, *entries])
+
+
+def reading_of(kind: WorkKind) -> ReadsAs | None:
+    return None if kind == "chat" or kind == "generate" else kind
 
 
 def device_of(engine: str) -> str:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Final
 from cactus_mesh.core.delegation import goes_on_from
 from cactus_mesh.core.receipts import claim_for, unpack_logprobs
 from cactus_mesh.core.settlement import SettlementClaim
+from cactus_mesh.core.readings import reads, well_formed
 from cactus_mesh.errors import MessageError
 from cactus_mesh.identity import verify
 from cactus_mesh.messages import (
     PIECE_CHARACTERS,
-    Chat,
-    Generate,
     Partial,
     Receipt,
     Verdict,
@@ -91,7 +90,9 @@ def _work_checks(body: Receipt, chain: Chain, contract: Contract, seen: Witnesse
     yield "tokens", body.token_ids == list(seen.token_ids)
     yield "text", body.text_hash == text_digest(seen.text)
     yield "length", count <= limit and body.prompt_tokens + count <= offer.context_tokens
-    yield "pieces", isinstance(request.work, Generate | Chat) or count == math.ceil(len(seen.text) / PIECE_CHARACTERS)
+    if reads(request.work):
+        yield "pieces", body.token_ids == [0] * math.ceil(len(seen.text) / PIECE_CHARACTERS) and not any(body.logprobs)
+        yield "form", well_formed(request.work, seen.text)
     yield "finish", _finish_is_plausible(body, request.sampling, stopped=seen.stopped)
     yield "logprobs", _logprobs_are_plausible(body.logprobs, count)
     yield "prompt_tokens", 1 <= body.prompt_tokens <= most_prompt_tokens(request.work)

@@ -35,6 +35,8 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     before: list[int] = []
     replay: bool = False
     """Whether *before* is an answer to be judged: what comes of it is one `Replayed`."""
+    places: list[int] = []
+    """Texts that are to be read again, and no others: what comes of it is one `Reread`."""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -132,6 +134,15 @@ class Replayed(msgspec.Struct, frozen=True, tag="replayed"):
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """A refusal instead of `Admitted`, or the end of a generation that could not go on."""
+class Reread(msgspec.Struct, frozen=True, tag="reread"):
+    """The end of a rereading (see `ports.Rereading`)."""
+
+    id: int
+    rows: list[list[float]]
+    labels: list[str]
+    prompt_tokens: int
+
+
 
     id: int
     code: str
@@ -144,7 +155,9 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     id: int
 
 
-OfGeneration = Admitted | Token | Finished | Replayed | Failed
+OfGeneration = Admitted | Token | Finished | Replayed | Reread | Failed
+ENDS: Final = (Finished, Replayed, Reread, Failed)
+"""What is the last that is told of a request."""
 Event = Ready | Residence | LoadFailed | Alive | Pulse | Ended | OfGeneration
 
 _encode = msgspec.msgpack.Encoder().encode

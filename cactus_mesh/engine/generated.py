@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from cactus_mesh.engine.frames import Admitted, Failed, Finished, Replayed, Token
+from cactus_mesh.engine.frames import Admitted, Failed, Finished, Replayed, Reread, Token
 from cactus_mesh.errors import from_wire
-from cactus_mesh.ports import EngineFinish, EngineTokens, Replay
+from cactus_mesh.ports import EngineFinish, EngineTokens, Replay, Rereading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,14 @@ class Events:
         assert isinstance(event, Replayed)
         return Replay(tuple(event.logprobs), tuple(event.gaps), event.text, event.finish, event.prompt_tokens)
 
+    async def reread(self) -> Rereading:
+        event = await self._receiver.receive()
+        self._over = True
+        if isinstance(event, Failed):
+            raise from_wire(event.code, event.message)
+        assert isinstance(event, Reread)
+        return Rereading(tuple(map(tuple, event.rows)), tuple(event.labels), event.prompt_tokens)
+
     def __aiter__(self) -> Events:
         return self
 
@@ -54,7 +62,7 @@ class Events:
                 return EngineFinish(event.finish, event.prompt_tokens, event.compute_ms)
             case Failed():
                 raise from_wire(event.code, event.message)
-            case Admitted() | Replayed():
+            case Admitted() | Replayed() | Reread():
                 raise AssertionError("a generation is admitted once, and is no replay")
             case _:
                 assert_never(event)

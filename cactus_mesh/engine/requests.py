@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from cactus_mesh.errors import BadParameters, CannotContinue, PromptTooLong, UnknownModel
-from cactus_mesh.messages import Sampling, Work, kind_of
+from cactus_mesh.core.readings import passages_of, reads
+from cactus_mesh.messages import MOST_PLACES, Sampling, Work, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,15 @@ def check_answer(sampling: Sampling, token_ids: Sequence[int]) -> None:
 def find_model(models: Sequence[EngineModel], digest: bytes, work: Work) -> EngineModel:
     """The model of *digest*, when it can do *work*.  Raises `UnknownModel` or `BadParameters`."""
     for model in models:
+def check_places(work: Work, places: Sequence[int]) -> None:
+    """Texts to be read again.  Raises `BadParameters`."""
+    if not reads(work):
+        raise BadParameters("only work that reads texts whole is read again in part; have the whole answer replayed")
+    count = len(passages_of(work))
+    if not 0 < len(places) <= MOST_PLACES or sorted({*places}) != [*places] or not 0 <= places[0] <= places[-1] < count:
+        raise BadParameters(f"of {count} texts 1 to {MOST_PLACES} can be read again, named once each and in order")
+
+
         if model.digest == digest:
             break
     else:

@@ -17,6 +17,7 @@ import trio
 
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.engine.frames import (
+    ENDS,
     MAX_FRAME_BYTES,
     Admitted,
     Alive,
@@ -29,6 +30,7 @@ from cactus_mesh.engine.frames import (
     Pulse,
     Ready,
     Replayed,
+    Reread,
     Residence,
     Start,
     Stop,
@@ -36,24 +38,34 @@ from cactus_mesh.engine.frames import (
     to_frame,
 )
 from cactus_mesh.engine.generated import Events
-from cactus_mesh.engine.requests import check_answer, check_before, check_parameters, find_model
+from cactus_mesh.engine.requests import (
+    SEED_BYTES,
+    check_answer,
+    check_before,
+    check_parameters,
+    check_places,
+    find_model,
+)
 from cactus_mesh.engine.residency import Bench
 from cactus_mesh.engine.settings import EngineSettings
 from cactus_mesh.engine.worker import WORKER_COMMAND, Worker, WorkerLost, open_worker
 from cactus_mesh.errors import Busy, EngineFailed, MissingExtra, PromptTooLong, from_wire
-from cactus_mesh.ports import EngineMemory, Replay
+from cactus_mesh.messages import Sampling
+from cactus_mesh.ports import EngineMemory, Replay, Rereading
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from cactus_mesh.engine.frames import Event, OfGeneration
-    from cactus_mesh.messages import Sampling, Work
+    from cactus_mesh.messages import Work
     from cactus_mesh.ports import EngineModel
 
 logger = logging.getLogger(__name__)
 
 MAX_RESTARTS: Final = 5
 """In a row: whatever ends the worker that often will end it again."""
+_UNUSED: Final = Sampling(max_tokens=1)
+"""Nothing is chosen where texts are read."""
 FIRST_BACKOFF_SECONDS: Final = 0.5
 LAST_BACKOFF_SECONDS: Final = 30.0
 
@@ -136,7 +148,7 @@ class _Running:
             if generation.tokens_left < 0:
                 raise WorkerLost("made more tokens than it was asked for")
         generation.sender.send_nowait(event)
-        over = isinstance(event, Finished | Replayed | Failed)
+        over = isinstance(event, ENDS)
         if over:
             del self.generations[event.id]
             self.finished_any |= not isinstance(event, Failed)
@@ -218,6 +230,14 @@ class Service:
         start = Start(next(self._ids), model_digest, work, sampling, seed, list(token_ids), replay=True)
         async with self._begun(start) as events:
             return await events.replayed()
+
+    async def reread(self, model_digest: bytes, work: Work, places: Sequence[int]) -> Rereading:
+        check_parameters(work, _UNUSED, bytes(SEED_BYTES))
+        check_places(work, places)
+        self._refuse_benched(find_model(self._models, model_digest, work))
+        start = Start(next(self._ids), model_digest, work, _UNUSED, bytes(SEED_BYTES), places=list(places))
+        async with self._begun(start) as events:
+            return await events.reread()
 
     def _refuse_benched(self, model: EngineModel) -> None:
         if seconds := self._bench.seconds_left(model.digest, trio.current_time()):
@@ -353,7 +373,7 @@ class Service:
             case Ended():
                 running.leaving.discard(event.id)
                 self._tell_waiting()
-            case Admitted() | Token() | Finished() | Replayed() | Failed():
+            case Admitted() | Token() | Finished() | Replayed() | Reread() | Failed():
                 if running.deliver(event):
                     self._taken.discard(event.id)
             case Ready() | LoadFailed():

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cactus_mesh.engine.http import Reply
     from cactus_mesh.engine.sse import Piece
     from cactus_mesh.messages import Ending, Sampling, Work
-    from cactus_mesh.ports import EngineEvent, Replay
+    from cactus_mesh.ports import EngineEvent, Replay, Rereading
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +181,10 @@ class Upstream:
         raise BadParameters(
             "the server behind this orchestrator cannot replay answers; ask one with an engine of its own"
         )
+
+    async def reread(self, model_digest: bytes, work: Work, places: Sequence[int]) -> Rereading:
+        """Raises `BadParameters`: none of its models reads texts whole."""
+        raise BadParameters("the server behind this orchestrator cannot read texts again; ask one that has an engine")
 
     async def _begin(self, stack: AsyncExitStack, path: str, body: bytes) -> Reply:
         for attempt in range(ATTEMPTS):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Network,
         Replay,
         Reply,
+        Rereading,
     )
 
     N = TypeVar("N", bound=Network)
@@ -128,6 +129,11 @@ class MeasuredEngine:
         self, model_digest: bytes, work: Work, sampling: Sampling, seed: bytes, token_ids: Sequence[int]
     ) -> Replay:
         found = await self._engine.replay(model_digest, work, sampling, seed, token_ids)
+        self._meter.replays.inc()
+        return found
+
+    async def reread(self, model_digest: bytes, work: Work, places: Sequence[int]) -> Rereading:
+        found = await self._engine.reread(model_digest, work, places)
         self._meter.replays.inc()
         return found
 

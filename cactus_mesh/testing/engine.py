@@ -7,12 +7,22 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
+from msgspec import UNSET
 
-from cactus_mesh.engine.requests import check_answer, check_before, check_length, check_parameters, find_model
+from cactus_mesh.core.likelihoods import likelihood_of
+from cactus_mesh.core.readings import read, reads
+from cactus_mesh.engine.requests import (
+    check_answer,
+    check_before,
+    check_length,
+    check_parameters,
+    check_places,
+    find_model,
+)
 from cactus_mesh.engine.text import StopStrings
 from cactus_mesh.errors import BadParameters, Busy, CannotContinue, EngineFailed
 from cactus_mesh.messages import PIECE_CHARACTERS, ModelShape, texts_of
-from cactus_mesh.ports import EngineFinish, EngineModel, EngineTokens, Replay
+from cactus_mesh.ports import EngineFinish, EngineModel, EngineTokens, Replay, Rereading
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -60,6 +70,8 @@ class FakeEngine:
         continues = {"generate", "chat"} & set(model.kinds)
         self._pieces = [*_words(text), ""] if continues else _cut(text)
         self._model = model
+        self._text = text
+        self._reads = not continues
         self._slots = slots
         self._delay_seconds = delay_seconds
         self._fail_after = fail_after
@@ -132,7 +144,7 @@ class FakeEngine:
                 self._running.discard(ticket)
                 raise EngineFailed(f"the fake engine was told to fail after {len(token_ids)} tokens")
             piece = self._pieces[len(token_ids)]
-            token_ids.append(len(token_ids) + 1 if piece else _END_ID)
+            token_ids.append(len(token_ids) + 1 if piece and not self._reads else _END_ID)
             finish, text = self._decide(len(token_ids), *stops.push(piece), sampling)
             if finish in ("length", "stop"):
                 text += stops.flush()
@@ -144,7 +156,9 @@ class FakeEngine:
             if len(token_ids) == len(before):
                 yield EngineTokens(tuple(token_ids), (_LOGPROB,) * len(token_ids), held)
             elif len(token_ids) > len(before):
-                yield EngineTokens((self._slipped(token_ids[-1]),), (_LOGPROB,), text)
+                logprob = 0.0 if self._reads else _LOGPROB
+                likely = self._likelihoods(token_ids[-1], sampling)
+                yield EngineTokens((self._slipped(token_ids[-1]),), (logprob,), text, likely)
         self._running.discard(ticket)
         yield EngineFinish(finish, prompt_tokens, compute_ms=len(token_ids) - len(before))
 
@@ -177,11 +191,22 @@ class FakeEngine:
         finally:
             self._running.discard(ticket)
         self.replayed += 1
-        return self._read(token_ids, prompt_tokens, sampling)
 
     def _read(self, token_ids: Sequence[int], prompt_tokens: int, sampling: Sampling) -> Replay:
         stops = StopStrings(sampling.stop)
         finish: Ending | None = None
+        await self._take_a_turn()
+        return self._read(token_ids, prompt_tokens, sampling)
+
+    async def reread(self, model_digest: bytes, work: Work, places: Sequence[int]) -> Rereading:
+        find_model(self.models, model_digest, work)
+        check_places(work, places)
+        assert reads(work), "only that has places"
+        await self._take_a_turn()
+        found = read(work, self._text)
+        return Rereading(tuple(tuple(found.rows[place]) for place in places), found.labels, _count(work))
+
+    async def _take_a_turn(self) -> None:
         text, gaps, ended = "", [], False
         for count, token in enumerate(token_ids, start=1):
             ended = finish is not None

@@ -58,7 +58,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
             await trio.sleep(0.01)
 
 
-VECTORS = "[[0.5, -0.25], [1.0, 0.0]]"
+VECTORS = "[[0.600000024, -0.800000012], [1, 0]]"
 EMBEDDER = replace(FAKE_MODEL, name="embedder", kinds=("embed",))
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from cactus_mesh.engine.frames import Failed, Finished, Token
+from cactus_mesh.core.readings import MOST_WIDTH, reads, written
+from cactus_mesh.engine.frames import Failed, Finished, Reread, Token
 from cactus_mesh.engine.runner.lane import failure
 from cactus_mesh.errors import BadParameters, Busy, CannotContinue, EngineFailed, PromptTooLong
 from cactus_mesh.messages import PIECE_CHARACTERS, Classify, Embed, Rerank
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from cactus_mesh.core.readings import Reads
     from cactus_mesh.engine.frames import Event, ModelFacts, Start
     from cactus_mesh.engine.settings import EngineSettings
 
@@ -52,16 +54,30 @@ class Encoding:
     def __init__(self, model: LoadedEncoder, start: Start) -> None:
         if start.before or start.replay:
             raise CannotContinue(f"what {model.facts.name} makes is made as a whole: ask for it again, and compare")
+        assert reads(start.work), "what a reading model is given to do was checked"
         self.work = start.work
         self._model = model
         self.texts = _read(model, start.work)
         self.prompt_tokens = sum(map(len, self.texts))
+        self._refuse_unspeakable()
+        self.again = bool(start.places)
+        """Whether only some texts are read again, for an audit."""
+        if self.again:
+            self.texts = [self.texts[place] for place in start.places]
+            self.rows: list[list[float]] = []
+            return
         most = math.ceil((len(self.texts) * self._most_characters() + 2) / PIECE_CHARACTERS)
         if start.sampling.max_tokens < most:
             raise BadParameters(f"an answer to so many texts may have {most} pieces; ask with max_tokens {most}")
         self._written = "["
         self.done = 0
         self.seconds = 0.0
+
+    def _refuse_unspeakable(self) -> None:
+        """What no answer can be written of."""
+        labels = self._model.labels if isinstance(self.work, Classify) else []
+        if len(labels) > MOST_WIDTH or len({*labels}) < len(labels):
+            raise BadParameters(f"{self._model.facts.name} has too many labels, or two of one name")
 
     def _most_characters(self) -> int:
         if isinstance(self.work, Embed):
@@ -80,9 +96,14 @@ class Encoding:
             batch.append(text)
         return batch
 
-    def write(self, found: Sequence[str]) -> list[str]:
-        """The pieces of the answer that are certain now."""
-        for each in found:
+    def take(self, rows: list[list[float]]) -> list[str]:
+        """The pieces of the answer that are certain now, with the numbers of the next texts."""
+        if self.again:
+            self.rows += rows
+            self.done += len(rows)
+            return []
+        labels = self._model.labels if isinstance(self.work, Classify) else []
+        for each in written(self.work, rows, labels):
             self._written += ", " * (self.done > 0) + each
             self.done += 1
         over = self.done == len(self.texts)
@@ -126,7 +147,7 @@ class EncoderLane:
         id_, encoding = self._turns.popleft()
         began = time.perf_counter()
         try:
-            pieces = encoding.write(_encode(self.model, encoding.work, encoding.next_batch()))
+            pieces = encoding.take(_encode(self.model, encoding.work, encoding.next_batch()))
         except Exception as error:
             why = failure(error)
             return [Failed(id_, why.code, why.message)]
@@ -135,6 +156,9 @@ class EncoderLane:
         if encoding.done < len(encoding.texts):
             self._turns.append((id_, encoding))
             return told
+        if encoding.again:
+            labels = self.model.labels if isinstance(encoding.work, Classify) else []
+            return [Reread(id_, encoding.rows, labels, encoding.prompt_tokens)]
         return [*told, Finished(id_, "stop", encoding.prompt_tokens, max(1, math.ceil(encoding.seconds * 1000)))]
 
 
@@ -159,8 +183,8 @@ def _parts(work: object) -> Iterator[tuple[str, ...]]:
         yield from ((text,) for text in work.inputs)
 
 
-def _encode(model: LoadedEncoder, work: object, batch: Sequence[list[int]]) -> list[str]:
-    """What the model makes of each text, as JSON.  Raises `EngineFailed`."""
+def _encode(model: LoadedEncoder, work: Reads, batch: Sequence[list[int]]) -> list[list[float]]:
+    """The numbers that the model makes of each text.  Raises `EngineFailed`."""
     inputs = _padded(model, work, batch)
     with torch.inference_mode():
         output: Any = model.network(**inputs)
@@ -172,9 +196,10 @@ def _encode(model: LoadedEncoder, work: object, batch: Sequence[list[int]]) -> l
             numbers = torch.sigmoid(logits) if several else torch.softmax(logits, dim=-1)
         else:
             numbers = output.logits.float()[:, :1]
-    if not bool(torch.isfinite(numbers).all()):
-        raise EngineFailed("the model's output is not a number; its weights or its dtype are unusable")
-    return [_written(model, work, [f"{number:.9g}" for number in row]) for row in numbers.cpu().tolist()]
+    if not bool(torch.isfinite(numbers).all()) or (isinstance(work, Embed) and not bool(numbers.any(dim=-1).all())):
+        raise EngineFailed("the model's output is not a number, or nothing; its weights or its dtype are unusable")
+    rows: list[list[float]] = numbers.cpu().tolist()
+    return rows
 
 
 def _padded(model: LoadedEncoder, work: object, batch: Sequence[list[int]]) -> dict[str, torch.Tensor]:
@@ -204,12 +229,3 @@ def _pooled(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Ten
         found = (states * weights).sum(dim=1) / weights.sum(dim=1)
     unit: torch.Tensor = torch.nn.functional.normalize(found, dim=-1)
     return unit
-
-
-def _written(model: LoadedEncoder, work: object, numbers: Sequence[str]) -> str:
-    if isinstance(work, Embed):
-        return f"[{', '.join(numbers)}]"
-    if isinstance(work, Classify):
-        named = zip(model.labels, numbers, strict=True)
-        return "{" + ", ".join(f"{json.dumps(label, ensure_ascii=False)}: {number}" for label, number in named) + "}"
-    return numbers[0]

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from cactus_mesh import __version__
-from cactus_mesh.engine.frames import Admitted, Alive, Cancel, Ended, Failed, Finished, Pulse, Replayed, Start, Stop
+from cactus_mesh.engine.frames import ENDS, Admitted, Alive, Cancel, Ended, Failed, Pulse, Start, Stop
 from cactus_mesh.engine.runner.lane import failure
 from cactus_mesh.engine.runner.residents import LoadDone
 from cactus_mesh.errors import Busy
@@ -111,7 +111,7 @@ class Loop:
 
     def _tell(self, events: Sequence[Event]) -> None:
         for event in events:
-            if isinstance(event, Finished | Replayed | Failed):
+            if isinstance(event, ENDS):
                 self._residents.over(event.id)
         if events:
             self._heard_at = time.monotonic()
