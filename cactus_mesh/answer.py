@@ -207,6 +207,8 @@ class Answer:
 
 
 def _abandon(job: Job, token: trio.lowlevel.TrioToken) -> None:
+    if job.over.is_set():
+        return  # as nearly always, and waking the loop is not free
     with contextlib.suppress(trio.RunFinishedError):
         token.run_sync_soon(job.leave)
 

@@ -47,6 +47,7 @@ class Purse:
     def __init__(self, database: sqlite3.Connection, client: str, per_task: int, per_day: int) -> None:
         self._database = database
         self._client = client
+        self._trimmed_on = 0
         self.per_task = per_task
         self.per_day = per_day
 
@@ -74,7 +75,7 @@ class Purse:
                     f"{spent} of today's {self.per_day} octas are spent or promised, and this task may cost "
                     f"{max_price}; wait until tomorrow (UTC), lower its maximum price, or raise client.cap_per_day"
                 )
-            self._database.execute("DELETE FROM spent WHERE day < ?", (day - KEPT_DAYS,))
+            self._trim(day)
             made = self._database.execute(
                 "INSERT INTO spent VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET day = excluded.day, "
                 "octas = excluded.octas, known_by = excluded.known_by WHERE octas = 0 AND known_by IS NULL",
@@ -82,6 +83,12 @@ class Purse:
             )
             if not made.rowcount:
                 raise DuplicateTask("this task id was used before; make a new one for each task")
+
+    def _trim(self, day: int) -> None:
+        """Once a day: it looks at every row."""
+        if day != self._trimmed_on:
+            self._database.execute("DELETE FROM spent WHERE day < ?", (day - KEPT_DAYS,))
+            self._trimmed_on = day
 
     def known(self, task_id: bytes, octas: int) -> None:
         """The task costs *octas*, for good."""
