@@ -25,10 +25,9 @@ from cactus_mesh.core.reputation import Reputation
 from cactus_mesh.errors import LedgerError, MeshError, MessageError, MessageExpired, MessageFromFuture
 from cactus_mesh.identity import PublicKey, address, peer_id, public_key_of
 from cactus_mesh.messages import Advert, Outcome, unseal
+from cactus_mesh.topics import Topics, adverts_topic, outcomes_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from trio import TaskStatus
 
     from cactus_mesh.clock import Clock
@@ -57,7 +56,8 @@ EXAMINERS: Final = 8
 MAX_STANDINGS: Final = 200_000
 MAX_WARM_CONNECTIONS: Final = 128
 """Orchestrators kept connected ahead of need; the rest are dialled when chosen."""
-MAX_MODEL_TOPICS: Final = 256
+MAX_UNRATED: Final = 64
+"""Left for whoever looks next, some 3 ms of work."""
 ADVERTS_LOOKED_AT: Final = 4_096
 """By who only wants to show some; it takes a millisecond or two."""
 
@@ -69,14 +69,6 @@ def role_key(role: Role) -> str:
     return f"role/{role}"
 
 
-def adverts_topic(network: str, model: str) -> str:
-    return f"/cactus/1/{network}/adverts/{model}"
-
-
-def outcomes_topic(network: str) -> str:
-    return f"/cactus/1/{network}/outcomes"
-
-
 class Directory:
     """Everything this peer knows of orchestrators.  `run` keeps it current; the rest are quick reads and notes."""
 
@@ -85,7 +77,8 @@ class Directory:
     ) -> None:
         self.book = AdvertBook()
         self.reputation = Reputation(me)
-        self.index = Index(weights)
+        self._index = Index(weights)
+        self._unrated: OrderedDict[PublicKey, None] = OrderedDict()
         self._network = network
         self._ledger = ledger
         self._me = me
@@ -102,9 +95,16 @@ class Directory:
         self._renewing: set[PublicKey] = set()
         self._routers = AuthorisedRouters(ledger, clock)
         self._work, self._to_examine = trio.open_memory_channel[PublicKey](PEERS_TO_EXAMINE)
-        self._topics = _Topics(network, name, self.hear)
+        self._topics = Topics(network, name, self.hear)
 
     # --- reads ---------------------------------------------------------------------------------------------------
+
+    @property
+    def index(self) -> Index:
+        """Where every orchestrator stands now, for each model."""
+        while self._unrated:
+            self._rate(self._unrated.popitem()[0])
+        return self._index
 
     def rank(self, need: Need, *, limit: int) -> list[Candidate]:
         """The best orchestrators for *need*; raises what stands in the way (see `core.matching`)."""
@@ -134,25 +134,25 @@ class Directory:
     def begin_task(self, orchestrator: PublicKey) -> None:
         """Count a task of ours at *orchestrator*, ahead of its next advert."""
         self._under_way[orchestrator] = self._under_way.get(orchestrator, 0) + 1
-        self._rate(orchestrator)
+        self._rate_later(orchestrator)
 
     def end_task(self, orchestrator: PublicKey) -> None:
         self._under_way[orchestrator] -= 1
         if not self._under_way[orchestrator]:
             del self._under_way[orchestrator]
-        self._rate(orchestrator)
+        self._rate_later(orchestrator)
 
     def found_full(self, orchestrator: PublicKey) -> None:
         """It refused a task for want of room: leave it alone until its next advert."""
         advert = self.book.get(orchestrator)
         if advert is not None:
             self._full[orchestrator] = advert.body.sequence
-            self._rate(orchestrator)
+            self._rate_later(orchestrator)
 
     def fold(self, outcome: Outcome, router: PublicKey) -> None:
         """Take an authorised router's word, or our own, into the reputation."""
         if self.reputation.fold(outcome, router, self._clock() / 1_000):
-            self._rate(outcome.orchestrator)
+            self._rate_later(outcome.orchestrator)
 
     def hear(self, raw: bytes, topic: str | None = None) -> GossipVerdict:
         """Take in an advert; the answer is what gossip should do with it.
@@ -175,7 +175,7 @@ class Directory:
             self._examine_later(advert)
         if view is None or not self.book.hear(advert, now_ms):
             return "ignore"
-        self._rate(advert.sender)
+        self._rate_later(advert.sender)
         return "accept"
 
     def _examine_later(self, advert: Sealed[Advert]) -> None:
@@ -188,11 +188,17 @@ class Directory:
         except trio.WouldBlock:
             del self._pending[advert.sender]
 
+    def _rate_later(self, orchestrator: PublicKey) -> None:
+        """Something about *orchestrator* has changed: for who looks next, however often it changes until then."""
+        self._unrated[orchestrator] = None
+        if len(self._unrated) > MAX_UNRATED:
+            self._rate(self._unrated.popitem(last=False)[0])
+
     def _rate(self, orchestrator: PublicKey) -> None:
         """Work out again where *orchestrator* stands for each model that it offers."""
         advert, view = self.book.get(orchestrator), self._standings.get(orchestrator, (None, 0))[0]
         if advert is None or view is None:
-            self.index.put(orchestrator, ())
+            self._index.put(orchestrator, ())
             return
         busy = max(advert.body.busy, self._under_way.get(orchestrator, 0))
         if self._full.get(orchestrator) == advert.body.sequence:
@@ -200,7 +206,7 @@ class Directory:
         else:
             self._full.pop(orchestrator, None)
         standing = self._standing(orchestrator, view)
-        self.index.put(
+        self._index.put(
             orchestrator,
             [
                 Candidate(
@@ -304,7 +310,7 @@ class Directory:
             else:
                 self.book.hear(advert, self._clock())
                 await self._welcome(advert)
-            self._rate(sender)
+            self._rate_later(sender)
 
     async def _welcome(self, advert: Sealed[Advert]) -> None:
         self._topics.join(offer.name for offer in advert.body.models)
@@ -363,31 +369,3 @@ class Directory:
 
 def _alike(old_ms: float | None, new_ms: float) -> bool:
     return old_ms is not None and abs(new_ms - old_ms) <= max(1.0, 0.2 * old_ms)
-
-
-class _Topics:
-    """Subscriptions to the adverts of every model that a staked orchestrator offers."""
-
-    def __init__(self, network: Network, name: str, hear: Callable[[bytes, str], GossipVerdict]) -> None:
-        self._network = network
-        self._name = name
-        self._hear = hear
-        self._joined: set[str] = set()
-        self._wanted, self._to_join = trio.open_memory_channel[str](MAX_MODEL_TOPICS)
-
-    def join(self, models: Iterable[str]) -> None:
-        for model in models:
-            if model not in self._joined and len(self._joined) < MAX_MODEL_TOPICS:
-                self._joined.add(model)
-                self._wanted.send_nowait(model)
-
-    async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
-            async for model in self._to_join:
-                nursery.start_soon(self._follow, adverts_topic(self._name, model))
-
-    async def _follow(self, topic: str) -> None:
-        # the validator has taken each advert in already; the channel is read so that it does not fill
-        async with self._network.subscribe(topic, lambda data: self._hear(data, topic)) as adverts:
-            async for _ in adverts:
-                pass

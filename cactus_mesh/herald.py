@@ -11,9 +11,10 @@ from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core.adverts import heartbeat_seconds, lease_seconds
 from cactus_mesh.core.serving import Load
-from cactus_mesh.directory import ADVERT_METHOD, adverts_topic, role_key
+from cactus_mesh.directory import ADVERT_METHOD, role_key
 from cactus_mesh.errors import MeshError
 from cactus_mesh.messages import MAX_VALIDITY_MS, Advert, seal
+from cactus_mesh.topics import adverts_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

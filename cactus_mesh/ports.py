@@ -113,7 +113,8 @@ class Network(Protocol):
     async def connect(self, peer: PeerId, addresses: Sequence[str] = (), *, hearsay: bool = False) -> ConnectedPeer:
         """The connection to *peer*, made when there is none; *addresses* are remembered beside those known already.
 
-        *hearsay*: not the user but the network has said them, so those of other people's LANs are left out.
+        *hearsay*: not the user but the network has said them, so those of other people's LANs are left out, and all of
+        them when the peer is connected, which says itself where it is.
         Raises `PeerUnreachable`, or `WrongNetwork` when it answers for another network.
         """
         ...

@@ -26,7 +26,6 @@ from cactus_mesh.core.requests import Contract, open_request
 from cactus_mesh.core.routing import MAX_ATTEMPTS
 from cactus_mesh.core.settlement import Settlement, SettlementClaim
 from cactus_mesh.core.verification import verdict_on
-from cactus_mesh.directory import outcomes_topic
 from cactus_mesh.dispatch import Dispatcher, Evidence
 from cactus_mesh.disputing import Disputer
 from cactus_mesh.errors import (
@@ -52,6 +51,7 @@ from cactus_mesh.messages import (
 from cactus_mesh.routed import RoutedTask, Running, need_of
 from cactus_mesh.settling import Failed, Finished, open_settler
 from cactus_mesh.spans import router_part, working_on
+from cactus_mesh.topics import outcomes_topic
 from cactus_mesh.verifiers import Verifiers
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Router:
         self._finished: Seen[_Key] = Seen(2 * MAX_REMEMBERED_TASKS)
         self._draining = False
         self._one_less = trio.Event()
-        self._outcomes, self._to_publish = trio.open_memory_channel[bytes](OUTCOMES_PER_SECOND)
+        self._outcomes, self._to_publish = trio.open_memory_channel[Outcome](OUTCOMES_PER_SECOND)
 
     @property
     def running(self) -> int:
@@ -373,14 +373,14 @@ class Router:
     def note(self, outcome: Outcome) -> None:
         """Remember an outcome, and gossip it unless many others wait already."""
         self.directory.fold(outcome, self.identity.public_key)
-        sealed = seal(outcome, self.identity, now_ms=self.clock(), valid_ms=OUTCOME_VALID_MS)
         with contextlib.suppress(trio.WouldBlock):
-            self._outcomes.send_nowait(sealed.raw)
+            self._outcomes.send_nowait(outcome)
 
     async def _gossip(self) -> None:
-        async for raw in self._to_publish:
+        async for outcome in self._to_publish:
+            sealed = seal(outcome, self.identity, now_ms=self.clock(), valid_ms=OUTCOME_VALID_MS)
             try:
-                await self._network.publish(self._topic, raw)
+                await self._network.publish(self._topic, sealed.raw)
             except MeshError as error:
                 log.info("an outcome was not gossiped", extra={"code": error.code})
             await trio.sleep(1 / OUTCOMES_PER_SECOND)

@@ -34,6 +34,7 @@ BELOW_ADAPTERS = FOUNDATION | {"config", "home", "ports", "concurrency", "clock"
 SHELLS = {
     "authorised",
     "directory",
+    "topics",
     "dispatch",
     "routed",
     "router",

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cactus_mesh import auditing, directory, dispatch, messages, router, verifying
+from cactus_mesh import auditing, directory, dispatch, messages, router, topics, verifying
 from cactus_mesh.core import (
     adverts,
     audit,
@@ -129,8 +129,8 @@ def words(number):
         ("Who waits for whom", f"{routing.Patience().first_token_ms // 1_000} s to the first token"),
         ("Who waits for whom", f"{routing.Patience().stall_ms // 1_000} s between tokens"),
         ("Who waits for whom", f"{serving.DELEGATE_DEADLINE_MS} ms before"),
-        ("Gossip", directory.adverts_topic("<network>", "<model>")),
-        ("Gossip", directory.outcomes_topic("<network>")),
+        ("Gossip", topics.adverts_topic("<network>", "<model>")),
+        ("Gossip", topics.outcomes_topic("<network>")),
         ("Gossip", f"max({adverts.MIN_HEARTBEAT_SECONDS:g} s, peers seen / {adverts.ADVERTS_PER_SECOND:g} per second)"),
         ("Gossip", f"at most {words(int(adverts.MAX_HEARTBEAT_SECONDS))} s"),
         ("Discovery", directory.role_key("router")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
@@ -153,6 +154,11 @@ class MeshConn(INetConn):
 
     def get_streams(self) -> tuple[NetStream, ...]:
         return tuple(self._streams)
+
+    @cached_property
+    def way(self) -> str:
+        """The address of the other end, without its peer id; written out once, since the library takes long."""
+        return str(self.get_transport_addresses()[0])
 
     def get_transport_addresses(self) -> list[Multiaddr]:
         return self.muxed_conn.get_transport_addresses()

@@ -98,7 +98,7 @@ class Connections:
             public_key=session.public_key,
             roles=tuple(conn.hello.roles),
             agent=conn.hello.agent,
-            address=f"{conn.get_transport_addresses()[0]}/p2p/{session.peer}",
+            address=f"{conn.way}/p2p/{session.peer}",
             relayed=relayed,
             rtt_ms=None if session.rtt_seconds is None else session.rtt_seconds * 1000,
             since=conn.since,
@@ -143,7 +143,7 @@ class Connections:
         if len(conns) > self._shared.settings.limits.connections_per_peer:
             conns[0].end(PeerLost("too many connections of one peer, the oldest goes"))
         if not conn.inbound:
-            self._shared.book.learn(peer, [str(conn.get_transport_addresses()[0])])
+            self._shared.book.learn(peer, [conn.way])
         self._shared.reached(peer)
         self._shared.book.useful(peer, time.time())
         self._choose(peer)
@@ -278,7 +278,7 @@ def is_relayed(conn: MeshConn) -> bool:
 def remote(conn: MeshConn) -> Address:
     """Where the other end is seen, or the address of the relay that carries *conn*."""
     if conn.remote is None:
-        conn.remote = parse_address(str(conn.get_transport_addresses()[0]))
+        conn.remote = parse_address(conn.way)
     return conn.remote
 
 

@@ -179,6 +179,10 @@ class MeshNetwork:
 
     async def connect(self, peer: PeerId, addresses: Sequence[str] = (), *, hearsay: bool = False) -> ConnectedPeer:
         running = await self._host()
+        conn = running.connections.best(peer)
+        if hearsay and conn is not None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return running.connections.seen(conn)  # what it says itself counts for more
         self._shared.book.learn(peer, running.believable(addresses, peer) if hearsay else addresses)
         return running.connections.seen(await running.connect(peer))
 

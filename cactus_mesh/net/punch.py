@@ -284,7 +284,7 @@ class Puncher:
         reason = hopeless(view, theirs)
         if reason is not None:
             raise PunchFailed(reason, final=True)
-        wanted = targets(theirs.endpoints, view, parse_address(str(conn.get_transport_addresses()[0])).scope)
+        wanted = targets(theirs.endpoints, view, parse_address(conn.way).scope)
         if not wanted and not view.open:
             raise PunchFailed("it names no endpoint that can be dialled from here", final=True)
         if not theirs.open and not view.open and not all(self._local(address) for address in wanted):

@@ -143,7 +143,7 @@ class Circuits:
             await stream.close()
             return
         await write_delimited_msg(stream, StopMessage(type=StopMessage.STATUS, status=OK))
-        where = Multiaddr(f"{conn.get_transport_addresses()[0]}/p2p/{conn.session.peer}/p2p-circuit")
+        where = Multiaddr(f"{conn.way}/p2p/{conn.session.peer}/p2p-circuit")
         self._swarm.take_link(RelayedLink(cast("NetStream", stream), initiator=False, address=where))
 
     # --- reservations --------------------------------------------------------------------------------------------
