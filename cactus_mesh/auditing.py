@@ -176,9 +176,11 @@ class Auditor:
         self._payers.start_soon(self._pay_in_time, job)
 
     async def _pay_in_time(self, job: Job) -> None:
-        with trio.move_on_after(self._policy.pay_within_seconds):
-            await job.decided.wait()
-        job.settle()
+        try:
+            with trio.move_on_after(self._policy.pay_within_seconds):
+                await job.decided.wait()
+        finally:
+            job.settle()
 
     async def _learn_terms(self) -> None:
         """What a cheat loses at most on this ledger; until it has told, every answer is audited as if nothing."""
