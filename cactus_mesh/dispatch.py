@@ -89,7 +89,9 @@ class Plan(Protocol):
 
     async def progress(self, candidate: Candidate, attempt: int) -> None: ...
 
-    async def forward(self, chunk: Chunk) -> None: ...
+    async def forward(self, chunk: Chunk, *, more: bool) -> None:
+        """Pass *chunk* on; with *more*, what follows it has come already."""
+        ...
 
     def record(self, report: routing.Record, evidence: Evidence | None) -> None:
         """Note what an attempt says of its orchestrator."""
@@ -171,7 +173,8 @@ class _Run:
             case routing.Stop(attempt=attempt):
                 self._nursery.start_soon(self._tell_to_stop, *self._placed[attempt][:2])
             case routing.Forward(start=start, token_ids=token_ids, text=text):
-                await self._plan.forward(Chunk(self._plan.task_id, start, list(token_ids), text))
+                more = self._items.statistics().current_buffer_used > 0
+                await self._plan.forward(Chunk(self._plan.task_id, start, list(token_ids), text), more=more)
             case routing.WakeAt(at_ms=at_ms):
                 self._wake_at_ms = at_ms
             case routing.Record():
@@ -184,7 +187,7 @@ class _Run:
         directory.begin_task(candidate.orchestrator)
         try:
             with scope:
-                await self._into.send((attempt, await self._converse(attempt, candidate, order)))
+                await self._take((attempt, await self._converse(attempt, candidate, order)))
         finally:
             directory.end_task(candidate.orchestrator)
 
@@ -202,10 +205,17 @@ class _Run:
                     item = decode_item(raw)
                     if isinstance(item, Done):
                         return item
-                    await self._into.send((attempt, item))
+                    await self._take((attempt, item))
         except MeshError as error:
             return error
         return ProtocolViolation(f"orchestrator {peer} ended the task without a receipt")
+
+    async def _take(self, item: tuple[int, StreamItem | MeshError]) -> None:
+        """Without letting others run first while there is room, so that what came at once is handled at once."""
+        try:
+            self._into.send_nowait(item)
+        except trio.WouldBlock:
+            await self._into.send(item)
 
     async def _next_event(self) -> routing.Event:
         if self._plan.stop.asked and not self._machine.unwanted:

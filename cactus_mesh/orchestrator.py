@@ -247,14 +247,15 @@ class Orchestrator:
         with step("engine"):
             async with self._engine.generate(offer.digest, request.work, request.sampling, seed, before) as events:
                 stop.then(events.stop)
-                made = await self._stream(call, request.task_id, events, chain.partial)
+                made, last = await self._stream(call, request.task_id, events, chain.partial)
         receipt = receipt_for(chain, self.contract, made, self.identity)
-        await self._send_receipt(call, order, chain, receipt)
+        await self._send_receipt(call, order, chain, receipt, last)
 
     async def _stream(
         self, call: Call, task_id: bytes, events: AsyncIterator[EngineEvent], partial: Partial | None
-    ) -> Work:
-        """Pass on tokens as they are made, coalesced in time, and keep what the receipt needs.
+    ) -> tuple[Work, Chunk | None]:
+        """Pass on tokens as they are made, coalesced in time.  What the receipt needs, and the last tokens, to
+        leave with it.
 
         The engine begins with the tokens of *partial*, if any, which the client has; it must have their text as well.
         """
@@ -262,6 +263,7 @@ class Orchestrator:
         logprobs: list[float] = []
         text: list[str] = []
         finish: EngineFinish | None = None
+        last: Chunk | None = None
         async with open_batches(events, COALESCE_SECONDS) as batches:
             async for batch in batches:
                 start, before = len(token_ids), len(text)
@@ -279,12 +281,15 @@ class Orchestrator:
                     continue
                 if len(token_ids) > start:
                     chunk = Chunk(task_id, start, token_ids[start:], "".join(text[before:]))
-                    await call.send(encode_unsigned(chunk))
+                    if finish is not None:
+                        last = chunk
+                    else:
+                        await call.send(encode_unsigned(chunk))
         if finish is None:
             raise EngineFailed("the engine ended without saying how; the orchestrator's log has more")
         if not token_ids:
             raise Cancelled("this task was stopped before its first token")
-        return Work(
+        work = Work(
             token_ids=token_ids,
             logprobs=pack_logprobs(logprobs),
             text="".join(text),
@@ -293,10 +298,15 @@ class Orchestrator:
             compute_ms=finish.compute_ms,
             engine=self._engine.name,
         )
+        return work, last
 
-    async def _send_receipt(self, call: Call, order: Order, chain: Chain, receipt: Receipt) -> None:
+    async def _send_receipt(
+        self, call: Call, order: Order, chain: Chain, receipt: Receipt, last: Chunk | None = None
+    ) -> None:
         sealed = self.seal(receipt, chain.giver)
         self._claimed(chain.request.consent)
+        if last is not None:
+            await call.send(encode_unsigned(last))
         await call.send(encode_unsigned(Done(order.assignment, order.delegations, sealed.raw, None)))
         self._served(chain, sealed, list(order.delegations))
 
@@ -393,7 +403,7 @@ class _Delegated:
     async def progress(self, candidate: Candidate, attempt: int) -> None:
         log.info("delegated", extra={"task": self.task_id.hex(), "attempt": attempt})
 
-    async def forward(self, chunk: Chunk) -> None:
+    async def forward(self, chunk: Chunk, *, more: bool) -> None:
         await self._call.send(encode_unsigned(chunk))
 
     def record(self, report: Record, evidence: Evidence | None) -> None:

@@ -56,6 +56,8 @@ class Running:
         self.stop = Stop()
         self.alone = False
         """Nobody listens any more."""
+        self.held: list[bytes] = []
+        """What its client has not been sent yet, as it leaves together with what follows."""
         self._saying = trio.CancelScope()
         self.escrowed = False
         self.handed_over = False
@@ -70,11 +72,19 @@ class Running:
         self._saying.cancel()
         self.stop.ask()
 
-    async def say(self, call: Call, item: bytes) -> None:
-        """Send *item*, if there is still somebody to hear it."""
+    async def say(self, call: Call, item: bytes, *, more: bool = False) -> None:
+        """Send *item*, if there is still somebody to hear it; with *more*, not before what follows at once."""
+        self.held.append(item)
+        if not more:
+            await self.let_go(call)
+
+    async def let_go(self, call: Call) -> None:
+        """Send what was held back."""
+        held, self.held = self.held, []
         with trio.CancelScope() as self._saying:
-            if not self.alone:
-                await call.send(item)
+            for item in held:
+                if not self.alone:
+                    await call.send(item)
 
 
 class RoutedTask:
@@ -127,9 +137,9 @@ class RoutedTask:
     async def progress(self, candidate: Candidate, attempt: int) -> None:
         await self._running.say(self._call, encode_unsigned(Progress(candidate.orchestrator, attempt)))
 
-    async def forward(self, chunk: Chunk) -> None:
+    async def forward(self, chunk: Chunk, *, more: bool) -> None:
         self._hold_price()
-        await self._running.say(self._call, encode_unsigned(chunk))
+        await self._running.say(self._call, encode_unsigned(chunk), more=more)
 
     def _hold_price(self) -> None:
         """Have a high price wait on the ledger for whoever works on the task now, beside the work."""
@@ -187,6 +197,7 @@ class RoutedTask:
         """Wait until a high price is held for who has done the task, maybe without a token of its own."""
         self._hold_price()
         if self._escrow is not None:
+            await self._running.let_go(self._call)
             await self._escrow.wait()
             await trio.lowlevel.checkpoint()  # a refusal has cancelled this task
 
