@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cactus_mesh import node
 from cactus_mesh.portal import Portal
-from cactus_mesh.sync import later, next_piece
+from cactus_mesh.sync import later, next_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Literal, Self, Unpack
 
     from cactus_mesh import answer as trio_answer
-    from cactus_mesh.answer import Result
+    from cactus_mesh.answer import Piece, Result
     from cactus_mesh.asking import Options
     from cactus_mesh.client import Client as TrioClient
     from cactus_mesh.core.pricing import Split
@@ -123,10 +123,16 @@ class Answer:
         return self
 
     async def __anext__(self) -> str:
-        piece = await asyncio.wrap_future(self._portal.submit(next_piece, self._answer))
+        piece: str | None = await asyncio.wrap_future(self._portal.submit(next_of, self._answer))
         if piece is None:
             raise StopAsyncIteration
         return piece
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """See `cactus_mesh.answer.Answer.pieces`."""
+        pieces = self._answer.pieces()
+        while (piece := await asyncio.wrap_future(self._portal.submit(next_of, pieces))) is not None:
+            yield piece
 
     async def __aenter__(self) -> Self:
         return self

@@ -9,24 +9,46 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 import trio
+from msgspec import UNSET
 
 from cactus_mesh.concurrency import Stop
+from cactus_mesh.core.likelihoods import chosen_of, fault_in, read_likelihood
+from cactus_mesh.core.receipts import unpack_logprobs
 from cactus_mesh.core.routing import MAX_CHARACTERS_PER_TOKEN
 from cactus_mesh.errors import ProtocolViolation
 from cactus_mesh.identity import peer_id
 from cactus_mesh.messages import Accepted, Chunk, Done, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from types import TracebackType
 
+    from cactus_mesh.core.likelihoods import TokenLogprob
     from cactus_mesh.errors import MeshError
     from cactus_mesh.identity import PeerId, PublicKey
-    from cactus_mesh.messages import FinishReason, Receipt, Sampling, Sealed, StreamItem, TaskRequest, Verdict, Work
+    from cactus_mesh.messages import (
+        FinishReason,
+        Likelihood,
+        Receipt,
+        Sampling,
+        Sealed,
+        StreamItem,
+        TaskRequest,
+        Verdict,
+        Work,
+    )
 
 T = TypeVar("T")
 PIECES_UNDER_WAY: Final = 64
 """Text that a slow reader has not taken yet; beyond that the stream waits, back to the orchestrator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What of an answer has come at once: its text, which may be empty, and with ``top_logprobs`` its tokens."""
+
+    text: str
+    tokens: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +73,9 @@ class Result:
     """Whether the lot has fallen on this answer to be replayed, beside its delivery."""
     receipt: Sealed[Receipt]
     verdict: Sealed[Verdict]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of each of *token_ids* where ``top_logprobs`` was asked for.  The tokens' own numbers are those of the receipt,
+    which an audit recomputes; the alternatives' are the orchestrator's word."""
 
     def vectors(self) -> list[list[float]]:
         """Of `Client.embed`, one for each text.  Raises `ProtocolViolation` when the text is none."""
@@ -109,7 +134,7 @@ class Job:
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.scope = trio.CancelScope()
-        self.into, self.pieces = trio.open_memory_channel[str](PIECES_UNDER_WAY)
+        self.into, self.pieces = trio.open_memory_channel[Piece](PIECES_UNDER_WAY)
         self.result: Result | None = None
         self.error: MeshError | None = None
         self.orchestrator: PeerId | None = None
@@ -174,6 +199,15 @@ class Answer:
         return self
 
     async def __anext__(self) -> str:
+        while not (text := (await self._next()).text):
+            pass
+        return text
+
+    def pieces(self) -> Pieces:
+        """The same with what is known of its tokens: iterate over this instead, for `Piece`s."""
+        return Pieces(self)
+
+    async def _next(self) -> Piece:
         try:
             return await self._job.pieces.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):
@@ -206,6 +240,19 @@ class Answer:
         self._job.leave()
 
 
+class Pieces:
+    """Of an `Answer`, as they are made."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        return self
+
+    async def __anext__(self) -> Piece:
+        return await self._answer._next()
+
+
 def _abandon(job: Job, token: trio.lowlevel.TrioToken) -> None:
     if job.over.is_set():
         return  # as nearly always, and waking the loop is not free
@@ -220,6 +267,7 @@ class Stream:
         self._ask = ask
         self._job = job
         self.token_ids: list[int] = []
+        self.likelihoods: list[Likelihood] = []
         self.text: list[str] = []
 
     @property
@@ -250,9 +298,23 @@ class Stream:
         fits = 0 < len(chunk.token_ids) <= wanted - len(self.token_ids)
         if not (in_place and fits and len(chunk.text) <= len(chunk.token_ids) * MAX_CHARACTERS_PER_TOKEN):
             raise ProtocolViolation("the router sent tokens that do not follow on those before; ask again")
+        if fault := fault_in(chunk.likelihoods, chunk.token_ids, self._ask.sampling):
+            raise ProtocolViolation(f"the router sent log-probabilities {fault}; ask again")
         self.token_ids += chunk.token_ids
+        self.likelihoods += chunk.likelihoods
         self.text.append(chunk.text)
         if chunk.text:
             self._job.first_at = self._job.first_at or trio.current_time()
+        if chunk.text or chunk.likelihoods:
+            tokens = _read(chunk.likelihoods, chosen_of(chunk.likelihoods))
             with contextlib.suppress(trio.BrokenResourceError):  # nobody reads on; the receipt is for all of it
-                await self._job.into.send(chunk.text)
+                await self._job.into.send(Piece(chunk.text, tokens))
+
+    def logprobs(self, receipt: Receipt) -> tuple[TokenLogprob, ...] | None:
+        """Of all tokens, by *receipt*, which has been checked; None where they were not asked for."""
+        return None if self._ask.sampling.top_logprobs is UNSET else _read(self.likelihoods, receipt.logprobs)
+
+
+def _read(likelihoods: Sequence[Likelihood], logprobs: bytes) -> tuple[TokenLogprob, ...]:
+    numbers = unpack_logprobs(logprobs)
+    return tuple(read_likelihood(each, number) for each, number in zip(likelihoods, numbers, strict=True))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypedDict
 from cactus_mesh.answer import Ask
 from cactus_mesh.core.prompts import sampling_of
 from cactus_mesh.errors import BadParameters, PriceOverBudget
-from cactus_mesh.messages import MAX_TOKENS, MAX_VALIDITY_MS, Constraint
+from cactus_mesh.messages import MAX_TOKENS, MAX_VALIDITY_MS, Chat, Constraint, Generate, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +43,8 @@ class Options(TypedDict, total=False):
     """The text will be JSON of this schema."""
     regex: str | None
     """The text will match this regular expression."""
+    top_logprobs: int | None
+    """Tell how likely each token was, and so many, 0 to 20, that were likeliest in its place."""
     max_price: int | None
     """The most that the task may cost, in octas."""
     deadline_seconds: float | None
@@ -62,6 +64,8 @@ def ask_of(model: str, work: Work, options: Options, config: ClientConfig, now_m
         raise TypeError(f"there is no option {unknown[0]!r}; there are {', '.join(sorted(Options.__optional_keys__))}")
     if not 1 <= len(model) <= 200:
         raise BadParameters("a model's name has 1 to 200 characters")
+    if options.get("top_logprobs") is not None and not isinstance(work, Chat | Generate):
+        raise BadParameters(f"top_logprobs is for texts that are continued; leave it out to {kind_of(work)}")
     task_id = options.get("task_id")
     if task_id is not None and len(task_id) != 16:
         raise BadParameters("a task id has 16 bytes")
@@ -105,6 +109,7 @@ def _sampling(options: Options, config: ClientConfig) -> Sampling:
         frequency_penalty=options.get("frequency_penalty", 0.0),
         presence_penalty=options.get("presence_penalty", 0.0),
         constraint=_constraint(options),
+        top_logprobs=options.get("top_logprobs"),
     )
 
 

@@ -19,6 +19,7 @@ from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.core.delegation import continue_chain
 from cactus_mesh.core.draws import is_drawn, is_fair
+from cactus_mesh.core.likelihoods import chosen_of
 from cactus_mesh.core.prompts import conversation, several, short_enough
 from cactus_mesh.core.requests import SETTLE_MARGIN_SECONDS, Contract, OpenRequest
 from cactus_mesh.core.routing import STOP_MS
@@ -343,7 +344,9 @@ class Client:
         chain = continue_chain(opened, assignment, done.delegations, now_ms=None)
         receipt = unseal(done.receipt, Receipt, now_ms=None)
         text = "".join(stream.text)
-        failed = failed_checks(receipt, chain, self._contract, Witnessed(stream.token_ids, text, None, stream.unwanted))
+        streamed = chosen_of(stream.likelihoods)
+        seen = Witnessed(stream.token_ids, text, None, stream.unwanted, streamed)
+        failed = failed_checks(receipt, chain, self._contract, seen)
         if done.verdict is None:
             raise ReceiptRejected("the router sent no verdict on the receipt; ask another router")
         verdict = unseal(done.verdict, Verdict, now_ms=None, sender=router)
@@ -368,4 +371,5 @@ class Client:
             audited=is_drawn(secret, receipt.digest, rate_ppm),
             receipt=receipt,
             verdict=verdict,
+            logprobs=stream.logprobs(receipt.body),
         )

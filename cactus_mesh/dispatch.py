@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from cactus_mesh.core.delegation import Chain
     from cactus_mesh.core.matching import Candidate
     from cactus_mesh.directory import Directory
-    from cactus_mesh.messages import Order, Partial, Receipt, Sealed
+    from cactus_mesh.messages import Order, Partial, Receipt, Sampling, Sealed
     from cactus_mesh.ports import Network
 
 RUN_METHOD: Final = "task.run"
@@ -71,7 +71,7 @@ class Plan(Protocol):
     """What a dispatch is for."""
 
     task_id: bytes
-    max_tokens: int
+    sampling: Sampling
     deadline_ms: int
     partial: Partial | None
     """What had been streamed before this dispatch."""
@@ -112,7 +112,7 @@ class Dispatcher:
         """
         machine = routing.TaskMachine(
             candidates,
-            max_tokens=plan.max_tokens,
+            sampling=plan.sampling,
             deadline_ms=plan.deadline_ms,
             patience=self.patience,
             partial=plan.partial,
@@ -172,9 +172,9 @@ class _Run:
                 self._scopes[attempt].cancel()
             case routing.Stop(attempt=attempt):
                 self._nursery.start_soon(self._tell_to_stop, *self._placed[attempt][:2])
-            case routing.Forward(start=start, token_ids=token_ids, text=text):
-                more = self._items.statistics().current_buffer_used > 0
-                await self._plan.forward(Chunk(self._plan.task_id, start, list(token_ids), text), more=more)
+            case routing.Forward(start=start, token_ids=token_ids, text=text, likelihoods=likelihoods):
+                chunk = Chunk(self._plan.task_id, start, list(token_ids), text, list(likelihoods))
+                await self._plan.forward(chunk, more=self._items.statistics().current_buffer_used > 0)
             case routing.WakeAt(at_ms=at_ms):
                 self._wake_at_ms = at_ms
             case routing.Record():
@@ -261,11 +261,11 @@ class _Run:
             case Chunk():
                 if item.task_id != self._plan.task_id:
                     raise ProtocolViolation("it sent tokens of another task")
-                return routing.Tokens(attempt, item.start, item.token_ids, item.text)
+                return routing.Tokens(attempt, item.start, item.token_ids, item.text, item.likelihoods)
             case Done():
                 elapsed_ms = self._clock() - asked_at_ms
                 machine = self._machine
-                seen = Witnessed(machine.token_ids, machine.text, elapsed_ms, machine.unwanted)
+                seen = Witnessed(machine.token_ids, machine.text, elapsed_ms, machine.unwanted, machine.logprobs)
                 self._evidence = self._plan.examine(candidate, item, seen)
                 return routing.Finished(attempt, self._evidence.failed_checks)
             case Progress():

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, NewType, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from cactus_mesh import identity as ids
 from cactus_mesh.errors import (
@@ -51,6 +51,12 @@ MOST_NUMBERS: Final = 131_072
 MAX_PARTIAL_CHARACTERS: Final = 65_536
 """Of a text that is continued elsewhere; with its prompt it must fit into one order."""
 MAX_CONSTRAINT_CHARACTERS: Final = 20_000
+MAX_TOP_LOGPROBS: Final = 20
+"""Of the tokens that might have come in one's place; what OpenAI's API allows."""
+MAX_PIECE_BYTES: Final = 512
+"""Of a token beside its likelihood.  The longest tokens of real vocabularies have some hundred."""
+MAX_LIKELIHOODS: Final = 64
+"""In one chunk: with a token's `MAX_TOP_LOGPROBS` at their longest, and its text, it is still one message."""
 MAX_CHAIN: Final = 3
 """Delegations in one task.  Each adds a hop of latency and a share of the price; nobody needs more."""
 MAX_CLOCK_SKEW_MS: Final = 30_000
@@ -163,6 +169,9 @@ class Sampling(_Struct, frozen=True):
     frequency_milli: Annotated[int, Meta(ge=-2_000, le=2_000)] = 0
     presence_milli: Annotated[int, Meta(ge=-2_000, le=2_000)] = 0
     constraint: Constraint | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | UnsetType = UNSET
+    """Whether the stream tells how likely each token was, and how many others to tell beside it.  Left out, not nil,
+    when nobody asks: such sampling is encoded, and has the digest, that it had before there was this field."""
 
 
 class Generate(_Struct, frozen=True, tag_field="kind", tag="generate"):
@@ -344,6 +353,7 @@ class Audit(Body, frozen=True):
     sampling: Sampling
     seed: _Hash
     token_ids: Annotated[list[_U32], Meta(min_length=1, max_length=MAX_TOKENS)]
+    places: Annotated[list[_U32], Meta(max_length=MOST_PLACES)]
 
 
 class Finding(Body, frozen=True):
@@ -356,10 +366,10 @@ class Finding(Body, frozen=True):
     logprobs: Annotated[bytes, Meta(max_length=4 * MAX_TOKENS)]
     gaps: Annotated[bytes, Meta(max_length=4 * MAX_TOKENS)]
     text_hash: _Hash
-    places: Annotated[list[_U32], Meta(max_length=MOST_PLACES)]
     finish: Ending | None
     prompt_tokens: _U32
     engine: _Label
+    numbers: Annotated[bytes, Meta(max_length=4 * MOST_NUMBERS)]
 
 
 class Outcome(Body, frozen=True):
@@ -369,7 +379,6 @@ class Outcome(Body, frozen=True):
     orchestrator: _Key
     delegate: _Key | None
     model_digest: _Hash
-    numbers: Annotated[bytes, Meta(max_length=4 * MOST_NUMBERS)]
     result: Literal["completed", "failed", "rejected", "timed_out"]
     complexity: _U63
     compute_ms: _U63
@@ -597,13 +606,35 @@ class Progress(_Struct, frozen=True, tag_field="item", tag="progress"):
     attempt: _U32
 
 
-class Chunk(_Struct, frozen=True, tag_field="item", tag="chunk"):
-    """Tokens ``start .. start + len(token_ids)`` of a task and the text that they complete."""
+_BitsOfTokens = Annotated[int, Meta(ge=0, le=2 ** (MAX_TOP_LOGPROBS + 1) - 1)]
+
+
+class Likelihood(_Struct, frozen=True):
+    """How likely a token was that was chosen, which comes first, and those that were likeliest in its place.
+
+    ``logprobs`` has a little-endian f32 for each.  ``pieces`` are their bytes, or the name of a special token, which
+    gives no text: those have their bit set in ``special``, the first token's is the lowest.
+    """
+
+    token_ids: Annotated[list[_U32], Meta(min_length=1, max_length=MAX_TOP_LOGPROBS + 1)]
+    logprobs: Annotated[bytes, Meta(max_length=4 * (MAX_TOP_LOGPROBS + 1))]
+    pieces: Annotated[
+        list[Annotated[bytes, Meta(max_length=MAX_PIECE_BYTES)]], Meta(min_length=1, max_length=MAX_TOP_LOGPROBS + 1)
+    ]
+    special: _BitsOfTokens
+
+
+class Chunk(_Struct, frozen=True, omit_defaults=True, tag_field="item", tag="chunk"):
+    """Tokens ``start .. start + len(token_ids)`` of a task and the text that they complete.
+
+    Where the request asks for log-probabilities, ``likelihoods`` has one for each token; else it is empty.
+    """
 
     task_id: _Id16
     start: _U32
     token_ids: _Tokens
     text: Annotated[str, Meta(max_length=MAX_MESSAGE_BYTES)]
+    likelihoods: Annotated[list[Likelihood], Meta(max_length=MAX_LIKELIHOODS)] = []
 
 
 class Done(_Struct, frozen=True, tag_field="item", tag="done"):

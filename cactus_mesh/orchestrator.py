@@ -14,6 +14,7 @@ import trio
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import Stop, open_batches
 from cactus_mesh.core.delegation import continue_chain, open_chain
+from cactus_mesh.core.likelihoods import chunks_of
 from cactus_mesh.core.matching import Need
 from cactus_mesh.core.receipts import Work, pack_logprobs, receipt_for, receipt_over
 from cactus_mesh.core.requests import Contract
@@ -26,7 +27,6 @@ from cactus_mesh.messages import (
     MAX_VALIDITY_MS,
     Acceptance,
     Accepted,
-    Chunk,
     Delegation,
     Done,
     ModelOffer,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from cactus_mesh.core.verification import Witnessed
     from cactus_mesh.dispatch import Dispatcher
     from cactus_mesh.identity import Identity, PublicKey
-    from cactus_mesh.messages import B, Sealed
+    from cactus_mesh.messages import B, Chunk, Sealed
     from cactus_mesh.ports import Call, Engine, EngineEvent, EngineMemory, EngineModel, Ledger, Network
 
 COALESCE_SECONDS: Final = 0.025
@@ -253,7 +253,7 @@ class Orchestrator:
 
     async def _stream(
         self, call: Call, task_id: bytes, events: AsyncIterator[EngineEvent], partial: Partial | None
-    ) -> tuple[Work, Chunk | None]:
+    ) -> tuple[Work, Sequence[Chunk]]:
         """Pass on tokens as they are made, coalesced in time.  What the receipt needs, and the last tokens, to
         leave with it.
 
@@ -263,28 +263,26 @@ class Orchestrator:
         logprobs: list[float] = []
         text: list[str] = []
         finish: EngineFinish | None = None
-        last: Chunk | None = None
+        last: list[Chunk] = []
         async with open_batches(events, COALESCE_SECONDS) as batches:
             async for batch in batches:
-                start, before = len(token_ids), len(text)
+                start, fresh = len(token_ids), list[EngineTokens]()
                 for event in batch:
                     if isinstance(event, EngineTokens):
                         token_ids += event.token_ids
                         logprobs += event.logprobs
                         text.append(event.text)
+                        fresh.append(event)
                     else:
                         finish = event
                     if partial is not None and (len(token_ids) >= len(partial.token_ids) or finish is not None):
                         _refuse_other(partial, token_ids, text)
-                        start, before, partial = len(token_ids), len(text), None
+                        start, fresh, partial = len(token_ids), [], None
                 if partial is not None:
                     continue
-                if len(token_ids) > start:
-                    chunk = Chunk(task_id, start, token_ids[start:], "".join(text[before:]))
-                    if finish is not None:
-                        last = chunk
-                    else:
-                        await call.send(encode_unsigned(chunk))
+                last = list(chunks_of(task_id, start, fresh))
+                while last and finish is None:
+                    await call.send(encode_unsigned(last.pop(0)))
         if finish is None:
             raise EngineFailed("the engine ended without saying how; the orchestrator's log has more")
         if not token_ids:
@@ -301,12 +299,12 @@ class Orchestrator:
         return work, last
 
     async def _send_receipt(
-        self, call: Call, order: Order, chain: Chain, receipt: Receipt, last: Chunk | None = None
+        self, call: Call, order: Order, chain: Chain, receipt: Receipt, last: Sequence[Chunk] = ()
     ) -> None:
         sealed = self.seal(receipt, chain.giver)
         self._claimed(chain.request.consent)
-        if last is not None:
-            await call.send(encode_unsigned(last))
+        for chunk in last:
+            await call.send(encode_unsigned(chunk))
         await call.send(encode_unsigned(Done(order.assignment, order.delegations, sealed.raw, None)))
         self._served(chain, sealed, list(order.delegations))
 
@@ -360,7 +358,7 @@ class _Delegated:
     def __init__(self, orchestrator: Orchestrator, call: Call, order: Order, chain: Chain, stop: Stop) -> None:
         request = chain.request.sealed.body
         self.task_id = request.task_id
-        self.max_tokens = request.sampling.max_tokens
+        self.sampling = request.sampling
         self.deadline_ms = chain.done_by_ms - DELEGATE_DEADLINE_MS
         self.partial = chain.partial
         self.stop = stop

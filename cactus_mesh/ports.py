@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cactus_mesh.core.pricing import RewardParams, Split
     from cactus_mesh.core.settlement import Settlement, SettlementClaim, TaskConsent
     from cactus_mesh.identity import Address, Identity, PeerId, PublicKey
-    from cactus_mesh.messages import Ending, FinishReason, ModelShape, Role, Sampling, Work, WorkKind
+    from cactus_mesh.messages import Ending, FinishReason, Likelihood, ModelShape, Role, Sampling, Work, WorkKind
 
 
 # --- network -----------------------------------------------------------------------------------------------------
@@ -170,6 +170,8 @@ class EngineTokens:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     text: str
+    likelihoods: tuple[Likelihood, ...] = ()
+    """One for each token where they are asked for, its first number as in *logprobs*; else none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +202,6 @@ class Replay:
     prompt_tokens: int
 
 
-class Generation(Protocol):
-    """What an engine makes, as it is made."""
 @dataclass(frozen=True, slots=True)
 class Rereading:
     """What an engine finds when it reads some texts again: a row of numbers for each, and what they are called.
@@ -214,6 +214,8 @@ class Rereading:
     prompt_tokens: int
 
 
+class Generation(Protocol):
+    """What an engine makes, as it is made."""
 
     def __aiter__(self) -> AsyncIterator[EngineEvent]: ...
 
@@ -263,8 +265,8 @@ class Engine(Protocol):
         """Run one generation; its iterator ends with exactly one `EngineFinish`.  *seed* has 32 bytes.
 
         Entering the block admits it, or raises `UnknownModel`, `PromptTooLong`, `BadParameters` or `Busy`; the iterator
-        may raise `EngineFailed`.  Its slot is free once it has finished or the block is left; leaving early stops the
-        work within a few steps.  The deadline is the caller's.
+        may raise `EngineFailed`, or `BadParameters` in place of the first token.  Its slot is free once it has finished
+        or the block is left; leaving early stops the work within a few steps.  The deadline is the caller's.
 
         *before* are tokens that another engine has made of the same work, sampling and seed.  This one goes on from
         them: it gives them first, with log-probabilities and text of its own, in events of their own.  When it would
@@ -281,12 +283,12 @@ class Engine(Protocol):
         """
         ...
 
-
-# --- ledger ------------------------------------------------------------------------------------------------------
     async def reread(self, model_digest: bytes, work: Work, places: Sequence[int]) -> Rereading:
         """Read the texts at *places*, in rising order, of work that is read whole.  Otherwise as `replay`."""
         ...
 
+
+# --- ledger ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ class RoutedTask:
     ) -> None:
         request = opened.sealed.body
         self.task_id = request.task_id
-        self.max_tokens = request.sampling.max_tokens
+        self.sampling = request.sampling
         self.deadline_ms = request.deadline_ms
         self.partial: Partial | None = None
         self.stop = running.stop

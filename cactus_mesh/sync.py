@@ -19,7 +19,7 @@ from cactus_mesh import node
 from cactus_mesh.portal import Portal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Literal, Self, Unpack
 
     from cactus_mesh import answer as trio_answer
-    from cactus_mesh.answer import Result
+    from cactus_mesh.answer import Piece, Result
     from cactus_mesh.asking import Options
     from cactus_mesh.client import Client as TrioClient
     from cactus_mesh.config import Config, Home
@@ -154,10 +154,16 @@ class Answer:
         return self
 
     def __next__(self) -> str:
-        piece = wait(self._portal.submit(next_piece, self._answer))
+        piece: str | None = wait(self._portal.submit(next_of, self._answer))
         if piece is None:
             raise StopIteration
         return piece
+
+    def pieces(self) -> Iterator[Piece]:
+        """See `cactus_mesh.answer.Answer.pieces`."""
+        pieces = self._answer.pieces()
+        while (piece := wait(self._portal.submit(next_of, pieces))) is not None:
+            yield piece
 
     def __enter__(self) -> Self:
         return self
@@ -168,8 +174,8 @@ class Answer:
         wait(self._portal.submit(self._answer.__aexit__, None, None, None))
 
 
-async def next_piece(answer: trio_answer.Answer) -> str | None:
-    return await anext(answer, None)
+async def next_of(items: AsyncIterator[T]) -> T | None:
+    return await anext(items, None)
 
 
 def later(function: Callable[[], T]) -> Callable[[], Awaitable[T]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -11,12 +13,15 @@ import click
 from cactus_mesh.cli.base import command, json_option, load, main, network_options
 from cactus_mesh.cli.completing import models as model_names
 from cactus_mesh.errors import LedgerError
-from cactus_mesh.terminal import Doing, octas, print_json, say, stream
+from cactus_mesh.terminal import Doing, octas, print_json, printable, say, stream
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cactus_mesh.answer import Result
     from cactus_mesh.client import Client
     from cactus_mesh.config import Home
+    from cactus_mesh.core.likelihoods import Alternative, TokenLogprob
     from cactus_mesh.core.pricing import Split
 
 PAID_SECONDS: Final = 60.0
@@ -30,6 +35,12 @@ PAID_SECONDS: Final = 60.0
 @click.option("--raw", is_flag=True, help="Continue the prompt instead of answering it as a chat message.")
 @click.option("--max-tokens", type=int)
 @click.option("--temperature", type=float, default=0.0, show_default=True)
+@click.option(
+    "--logprobs",
+    type=click.IntRange(0, 20),
+    metavar="K",
+    help="Show how likely each token was, and the K likeliest in its place.",
+)
 @click.option("--max-price", type=int, metavar="OCTAS", help="Refuse to pay more than this.")
 @click.option("--deadline", type=float, metavar="SECONDS")
 @click.option("--wait-paid", is_flag=True, help="Wait until the ledger has settled the task, and show what was paid.")
@@ -46,6 +57,7 @@ async def ask(
     raw: bool,
     max_tokens: int | None,
     temperature: float,
+    logprobs: int | None,
     max_price: int | None,
     deadline: float | None,
     wait_paid: bool,
@@ -64,6 +76,7 @@ async def ask(
         "model": model or config.client.model,
         "max_tokens": max_tokens,
         "temperature": temperature,
+        "top_logprobs": logprobs,
         "max_price": max_price,
         "deadline_seconds": deadline,
     }
@@ -79,9 +92,12 @@ async def ask(
             result = answer.result
             split = await _paid(client, result) if wait_paid else None
     if as_json:
-        print_json(result.summary() | {"paid_octas": None if split is None else split.paid})
+        told = {} if result.logprobs is None else {"logprobs": _shown(result.logprobs)}
+        print_json(result.summary() | told | {"paid_octas": None if split is None else split.paid})
         return
     click.echo()
+    for line in map(_line, result.logprobs or ()):
+        click.echo(line)
     say(f"\n{len(result.token_ids)} tokens by {result.orchestrator}, receipt verified")
     if result.continued_at:
         say(f"another orchestrator was lost after {result.continued_at} tokens; this one went on and is paid for all")
@@ -90,6 +106,28 @@ async def ask(
     if wait_paid and split is None:
         say(f"not settled after {PAID_SECONDS:.0f} s; the router may do it later, see: cactus-mesh balance")
     say(f"paid {octas(split.paid)}" if split is not None else f"costs at most {octas(result.price)}")
+
+
+def _shown(tokens: Sequence[TokenLogprob]) -> list[dict[str, object]]:
+    """Of every token of the receipt, its end too, as OpenAI's API has it."""
+    from cactus_mesh.core.likelihoods import shown
+
+    return [shown(each) for each in tokens]
+
+
+def _line(token: TokenLogprob) -> str:
+    """One token, what its probability was, and what might have come instead."""
+    others = ", ".join(f"{_quoted(each)} {_percent(each)}" for each in token.top if each.token_id != token.token_id)
+    return f"{_percent(token):>8}  {_quoted(token)}" + (f"  instead of {others}" if others else "")
+
+
+def _percent(token: Alternative) -> str:
+    return f"{100 * math.exp(token.logprob):.2f} %"
+
+
+def _quoted(token: Alternative) -> str:
+    """On one line, and without what a terminal would obey."""
+    return printable(token.token if token.data is None else json.dumps(token.token, ensure_ascii=False))
 
 
 async def _paid(client: Client, result: Result) -> Split | None:

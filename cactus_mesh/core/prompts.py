@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
+from msgspec import UNSET
+
 from cactus_mesh.errors import BadParameters, PromptTooLong
 from cactus_mesh.messages import (
     MAX_CONSTRAINT_CHARACTERS,
     MAX_INPUTS,
     MAX_PROMPT_CHARACTERS,
     MAX_TOKENS,
+    MAX_TOP_LOGPROBS,
     Chat,
     ChatMessage,
     Sampling,
@@ -42,6 +45,7 @@ def sampling_of(
     frequency_penalty: float = 0.0,
     presence_penalty: float = 0.0,
     constraint: Constraint | None = None,
+    top_logprobs: int | None = None,
 ) -> Sampling:
     """Raises `BadParameters` with the rule that is broken."""
     in_bounds = {
@@ -57,6 +61,8 @@ def sampling_of(
         "presence_penalty must be -2 to 2": -2 <= presence_penalty <= 2,
         f"a constraint has 1 to {MAX_CONSTRAINT_CHARACTERS:,} characters": constraint is None
         or 1 <= len(constraint.text) <= MAX_CONSTRAINT_CHARACTERS,
+        f"top_logprobs must be a whole number, 0 to {MAX_TOP_LOGPROBS}": top_logprobs is None
+        or (type(top_logprobs) is int and 0 <= top_logprobs <= MAX_TOP_LOGPROBS),
     }
     for rule, holds in in_bounds.items():
         if not holds:
@@ -72,6 +78,7 @@ def sampling_of(
         frequency_milli=round(frequency_penalty * 1_000),
         presence_milli=round(presence_penalty * 1_000),
         constraint=constraint,
+        top_logprobs=UNSET if top_logprobs is None else top_logprobs,
     )
 
 

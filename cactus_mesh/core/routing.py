@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, assert_never
 
+from cactus_mesh.core.likelihoods import chosen_of, fault_in
 from cactus_mesh.errors import (
     Busy,
     Cancelled,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cactus_mesh.core.matching import Candidate
+    from cactus_mesh.messages import Likelihood, ModelOffer, Sampling
 
 MAX_ATTEMPTS: Final = 16
 """Whom a task is offered to at most; being told "full" costs a round trip."""
@@ -71,6 +73,7 @@ class Tokens:
     start: int
     token_ids: Sequence[int]
     text: str
+    likelihoods: Sequence[Likelihood] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,7 @@ class Forward:
     start: int
     token_ids: Sequence[int]
     text: str
+    likelihoods: Sequence[Likelihood] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +180,13 @@ class TaskMachine:
         self,
         candidates: Sequence[Candidate],
         *,
-        max_tokens: int,
+        sampling: Sampling,
         deadline_ms: int,
         patience: Patience,
         partial: Partial | None = None,
     ) -> None:
         self._waiting = deque(candidates[:MAX_ATTEMPTS])
-        self._max_tokens = max_tokens
+        self._sampling = sampling
         self._deadline_ms = deadline_ms
         self._patience = patience
         self._errors: list[MeshError] = []
@@ -199,6 +203,8 @@ class TaskMachine:
         """The client wants no more: who works on it has been told to stop."""
         self.token_ids: list[int] = list(partial.token_ids) if partial else []
         """Accepted so far, in order: what another orchestrator goes on from."""
+        self.logprobs = bytearray(4 * len(self.token_ids))
+        """As streamed with these tokens, where they are asked for; 0 of those in *partial*."""
         self._pieces: list[str] = [partial.text] if partial else []
         self._characters = len(self.text)
 
@@ -264,18 +270,21 @@ class TaskMachine:
             return self._violation("sent text without tokens", now_ms)
         if event.start != len(self.token_ids):
             return self._violation(f"sent token {event.start} in place {len(self.token_ids)}", now_ms)
-        if count > self._max_tokens:
-            return self._violation(f"sent more than the {self._max_tokens} tokens asked for", now_ms)
+        if count > self._sampling.max_tokens:
+            return self._violation(f"sent more than the {self._sampling.max_tokens} tokens asked for", now_ms)
         if characters > count * MAX_CHARACTERS_PER_TOKEN:
             return self._violation(f"sent {characters} characters with {count} tokens", now_ms)
+        if fault := fault_in(event.likelihoods, event.token_ids, self._sampling, self._offer().dtype):
+            return self._violation(f"sent log-probabilities {fault}", now_ms)
         if self.phase == "accepted":
             self._first_token_ms = now_ms - self._asked_at_ms
         self.phase = "streaming"
         self.token_ids += event.token_ids
+        self.logprobs += chosen_of(event.likelihoods)
         self._pieces.append(event.text)
         self._characters = characters
         return [
-            Forward(event.start, event.token_ids, event.text),
+            Forward(event.start, event.token_ids, event.text, event.likelihoods),
             self._wait(now_ms, self._patience.stall_ms),
         ]
 
@@ -308,7 +317,7 @@ class TaskMachine:
             self._lost = self._lost_by(error)
             if self._characters > MAX_PARTIAL_CHARACTERS:
                 return effects + self._end(Fail(self._lost))
-            digest = self._of_model()
+            digest = self._offer().digest
             self._waiting = deque(each for each in self._waiting if each.offer.digest == digest)
         self._errors.append(error)
         self._failures += not isinstance(error, Busy | Draining)
@@ -322,9 +331,9 @@ class TaskMachine:
             "nothing is paid for this task, ask again"
         )
 
-    def _of_model(self) -> bytes:
+    def _offer(self) -> ModelOffer:
         assert self._candidate is not None, "tokens come from a candidate"
-        return self._candidate.offer.digest
+        return self._candidate.offer
 
     def _violation(self, how: str, now_ms: int) -> list[Effect]:
         stop = Abandon(self._attempt)

@@ -11,10 +11,12 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from msgspec import UNSET
+
 from cactus_mesh.core.delegation import goes_on_from
+from cactus_mesh.core.readings import reads, well_formed
 from cactus_mesh.core.receipts import claim_for, unpack_logprobs
 from cactus_mesh.core.settlement import SettlementClaim
-from cactus_mesh.core.readings import reads, well_formed
 from cactus_mesh.errors import MessageError
 from cactus_mesh.identity import verify
 from cactus_mesh.messages import (
@@ -45,13 +47,15 @@ CLOCK_SLACK_MS: Final = 1_000
 class Witnessed:
     """What the checker saw for itself: the streamed tokens and text and, when it watched the work, how long it took.
 
-    *stopped*: it has asked for the end, or was asked to.
+    *stopped*: it has asked for the end, or was asked to.  *logprobs*: of each token, as a receipt has them, where the
+    request asks for them.
     """
 
     token_ids: Sequence[int]
     text: str
     elapsed_ms: int | None
     stopped: bool = False
+    logprobs: bytes | bytearray = b""
 
 
 def failed_checks(
@@ -95,6 +99,7 @@ def _work_checks(body: Receipt, chain: Chain, contract: Contract, seen: Witnesse
         yield "form", well_formed(request.work, seen.text)
     yield "finish", _finish_is_plausible(body, request.sampling, stopped=seen.stopped)
     yield "logprobs", _logprobs_are_plausible(body.logprobs, count)
+    yield "streamed_logprobs", _logprobs_are_as_streamed(body, chain, seen)
     yield "prompt_tokens", 1 <= body.prompt_tokens <= most_prompt_tokens(request.work)
     yield "compute_time", seen.elapsed_ms is None or body.compute_ms <= seen.elapsed_ms + CLOCK_SLACK_MS
     yield "claim", _claim_follows(body, chain, contract)
@@ -120,6 +125,14 @@ def _logprobs_are_plausible(data: bytes, count: int) -> bool:
     except struct.error:
         return False
     return all(math.isfinite(value) and value <= 1e-4 for value in values)
+
+
+def _logprobs_are_as_streamed(body: Receipt, chain: Chain, seen: Witnessed) -> bool:
+    """From where its signer went on: before that they were streamed by another machine, whose numbers differ a bit."""
+    if chain.request.sealed.body.sampling.top_logprobs is UNSET:
+        return True
+    own = 4 * len(chain.partial.token_ids) if chain.partial is not None else 0
+    return body.logprobs[own:] == seen.logprobs[own:]
 
 
 def most_prompt_tokens(work: Work) -> int:

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from cactus_mesh.engine.settings import EngineSettings
-from cactus_mesh.messages import Ending, FinishReason, ModelShape, Sampling, Work, WorkKind
+from cactus_mesh.messages import Ending, FinishReason, Likelihood, ModelShape, Sampling, Work, WorkKind
 from cactus_mesh.ports import EngineModel
 
 MAX_FRAME_BYTES: Final = 2 << 20
@@ -106,11 +106,13 @@ class Admitted(msgspec.Struct, frozen=True, tag="admitted"):
     id: int
 
 
-class Token(msgspec.Struct, frozen=True, tag="token"):
+class Token(msgspec.Struct, frozen=True, omit_defaults=True, tag="token"):
     id: int
     token_id: int
     logprob: float
     text: str
+    likelihood: Likelihood | None = None
+    """Where it is asked for."""
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
@@ -132,8 +134,6 @@ class Replayed(msgspec.Struct, frozen=True, tag="replayed"):
     compute_ms: int
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """A refusal instead of `Admitted`, or the end of a generation that could not go on."""
 class Reread(msgspec.Struct, frozen=True, tag="reread"):
     """The end of a rereading (see `ports.Rereading`)."""
 
@@ -143,6 +143,8 @@ class Reread(msgspec.Struct, frozen=True, tag="reread"):
     prompt_tokens: int
 
 
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """A refusal instead of `Admitted`, or the end of a generation that could not go on."""
 
     id: int
     code: str

@@ -57,7 +57,8 @@ class Events:
         self._over = not isinstance(event, Token)
         match event:
             case Token():
-                return EngineTokens((event.token_id,), (event.logprob,), event.text)
+                likelihoods = () if event.likelihood is None else (event.likelihood,)
+                return EngineTokens((event.token_id,), (event.logprob,), event.text, likelihoods)
             case Finished():
                 return EngineFinish(event.finish, event.prompt_tokens, event.compute_ms)
             case Failed():

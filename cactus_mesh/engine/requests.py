@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec import UNSET
 
-from cactus_mesh.errors import BadParameters, CannotContinue, PromptTooLong, UnknownModel
 from cactus_mesh.core.readings import passages_of, reads
+from cactus_mesh.errors import BadParameters, CannotContinue, PromptTooLong, UnknownModel
 from cactus_mesh.messages import MOST_PLACES, Sampling, Work, kind_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def check_parameters(work: Work, sampling: Sampling, seed: bytes) -> None:
             msgspec.msgpack.decode(msgspec.msgpack.encode(value), type=kind)
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
             raise BadParameters(f"this request is outside the protocol's bounds: {error}") from None
+    if sampling.top_logprobs is not UNSET and kind_of(work) not in ("chat", "generate"):
+        raise BadParameters(f"top_logprobs is for texts that are continued; leave it out to {kind_of(work)}")
 
 
 def check_before(sampling: Sampling, before: Sequence[int]) -> None:
@@ -47,9 +50,6 @@ def check_answer(sampling: Sampling, token_ids: Sequence[int]) -> None:
         raise BadParameters(f"an answer has 1 to {sampling.max_tokens} tokens here, this one {len(token_ids)}")
 
 
-def find_model(models: Sequence[EngineModel], digest: bytes, work: Work) -> EngineModel:
-    """The model of *digest*, when it can do *work*.  Raises `UnknownModel` or `BadParameters`."""
-    for model in models:
 def check_places(work: Work, places: Sequence[int]) -> None:
     """Texts to be read again.  Raises `BadParameters`."""
     if not reads(work):
@@ -59,6 +59,9 @@ def check_places(work: Work, places: Sequence[int]) -> None:
         raise BadParameters(f"of {count} texts 1 to {MOST_PLACES} can be read again, named once each and in order")
 
 
+def find_model(models: Sequence[EngineModel], digest: bytes, work: Work) -> EngineModel:
+    """The model of *digest*, when it can do *work*.  Raises `UnknownModel` or `BadParameters`."""
+    for model in models:
         if model.digest == digest:
             break
     else:

@@ -60,6 +60,16 @@ def choose(
     return chosen, float(logits[chosen]) - highest - float(np.log(np.exp(logits - highest).sum()))
 
 
+def likeliest(logits: Logits, count: int) -> list[int]:
+    """At most *count* ids, by logit from high to low, equal ones by id from low to high; none that is impossible."""
+    count = min(count, len(logits))
+    if count == 0:
+        return []
+    least = np.partition(logits, len(logits) - count)[len(logits) - count]
+    at_least = np.flatnonzero((logits >= least) & np.isfinite(logits))
+    return [int(id_) for id_ in at_least[np.argsort(-logits[at_least], kind="stable")][:count]]
+
+
 def penalised(logits: Logits, sampling: Sampling, before: Before) -> Logits:
     """The logits after the penalties; the very same when there are none."""
     repetition = sampling.repetition_milli / 1000

@@ -3,39 +3,66 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 MAX_LINE_BYTES: Final = 1 << 20
 _DATA: Final = b"data:"
 _DONE: Final = b"[DONE]"
+_ESCAPED: Final = "bytes:"
+_HEX: Final = re.compile(r"(\\x[0-9a-fA-F]{2})+")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A token of which a server says how likely it was, and *top* others."""
+
+    data: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one event says.  *logprob* is 0 where the server gives none."""
+    """What one event says.  *logprob* is 0 where the server gives none, and *told* empty."""
 
     text: str = ""
     logprob: float = 0.0
     finish: str | None = None
     prompt_tokens: int = 0
+    told: tuple[Told, ...] = ()
 
 
 class _Delta(msgspec.Struct):
     content: str | None = None
 
 
-class _TokenLogprob(msgspec.Struct):
+class _Alternative(msgspec.Struct):
+    token: str = ""
     logprob: float | None = None
+    raw: list[Annotated[int, msgspec.Meta(ge=0, le=255)]] | None = msgspec.field(default=None, name="bytes")
+
+    def data(self) -> bytes:
+        return self.token.encode() if self.raw is None else bytes(self.raw)
+
+
+class _TokenLogprob(_Alternative):
+    top_logprobs: list[_Alternative] | None = None
 
 
 class _Logprobs(msgspec.Struct):
-    """A chat's are in *content*, those of a plain text in *token_logprobs*."""
+    """A chat's are in *content*, those of a plain text in the others."""
 
     content: list[_TokenLogprob] | None = None
+    tokens: list[str] | None = None
     token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float | None] | None] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -99,7 +126,8 @@ def _piece(data: bytes) -> Piece:
         return Piece(prompt_tokens=prompt_tokens)
     choice = event.choices[0]
     text = (choice.delta.content if choice.delta else choice.text) or ""
-    return Piece(text, _logprob(choice.logprobs), choice.finish_reason, prompt_tokens)
+    told = _told(choice.logprobs) if choice.logprobs is not None else ()
+    return Piece(text, _logprob(choice.logprobs), choice.finish_reason, prompt_tokens, told)
 
 
 def _logprob(given: _Logprobs | None) -> float:
@@ -110,3 +138,41 @@ def _logprob(given: _Logprobs | None) -> float:
         values += given.token_logprobs or ()
     total = sum(value for value in values if value is not None)
     return min(total, 0.0) if math.isfinite(total) else 0.0
+
+
+def _told(given: _Logprobs) -> tuple[Told, ...]:
+    """Each token with its number; none at all where a number is missing or makes no sense."""
+    found = [*_told_of_chat(given.content or ()), *_told_of_text(given)]
+    return tuple(found) if all(math.isfinite(each.logprob) for each in found) else ()
+
+
+def _told_of_chat(content: Sequence[_TokenLogprob]) -> Iterator[Told]:
+    for each in content:
+        top = {other.data(): other.logprob for other in each.top_logprobs or ()}
+        yield Told(each.data(), _number(each.logprob), _top(top))
+
+
+def _told_of_text(given: _Logprobs) -> Iterator[Told]:
+    tokens, numbers = given.tokens or [], given.token_logprobs or []
+    for at, (token, number) in enumerate(zip(tokens, numbers, strict=False)):
+        others = given.top_logprobs[at] if given.top_logprobs and at < len(given.top_logprobs) else None
+        top = {_bytes_of(other): likely for other, likely in (others or {}).items()}
+        yield Told(_bytes_of(token), _number(number), _top(top))
+
+
+def _top(numbers: dict[bytes, float | None]) -> tuple[tuple[bytes, float], ...]:
+    found = ((data, _number(number)) for data, number in numbers.items())
+    return tuple((data, number) for data, number in found if math.isfinite(number))
+
+
+def _number(said: float | None) -> float:
+    """NaN for none.  Some servers' are a little above 0."""
+    return math.nan if said is None else min(said, 0.0)
+
+
+def _bytes_of(token: str) -> bytes:
+    """A plain text's tokens are written ``bytes:\\xe2\\x82`` where they are no whole characters."""
+    escaped = token.removeprefix(_ESCAPED)
+    if escaped == token or not _HEX.fullmatch(escaped):
+        return token.encode()
+    return bytes.fromhex(escaped.replace("\\x", ""))

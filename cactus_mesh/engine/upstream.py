@@ -19,18 +19,19 @@ from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.engine.http import HttpFailed, Server, open_reply
 from cactus_mesh.engine.requests import check_parameters, find_model
 from cactus_mesh.engine.sse import Stream
-from cactus_mesh.engine.text import StopStrings
+from cactus_mesh.engine.upstream_answers import answer_to
 from cactus_mesh.engine.upstream_requests import body_of, path_of
 from cactus_mesh.errors import BadParameters, Busy, CannotContinue, ConfigMalformed, EngineFailed, ModelMissing
 from cactus_mesh.messages import ModelShape, texts_of
-from cactus_mesh.ports import EngineFinish, EngineModel, EngineTokens
+from cactus_mesh.ports import EngineFinish, EngineModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from cactus_mesh.engine.http import Reply
     from cactus_mesh.engine.sse import Piece
-    from cactus_mesh.messages import Ending, Sampling, Work
+    from cactus_mesh.engine.upstream_answers import Answer
+    from cactus_mesh.messages import Sampling, Work
     from cactus_mesh.ports import EngineEvent, Replay, Rereading
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class Upstream:
         async with AsyncExitStack() as stack:
             stack.callback(turn.end)
             reply = await self._begin(stack, path_of(work), body)
-            answer = _Answer(sampling)
+            answer = answer_to(sampling)
             events = self._events(reply, work, answer, turn)
             stack.push_async_callback(events.aclose)
             yield _Events(events, answer)
@@ -199,7 +200,7 @@ class Upstream:
             await trio.sleep(FIRST_RETRY_SECONDS * 2**attempt)
         raise EngineFailed(f"the server behind this orchestrator failed {ATTEMPTS} times: {text}")
 
-    async def _events(self, reply: Reply, work: Work, answer: _Answer, turn: _Turn) -> AsyncGenerator[EngineEvent]:
+    async def _events(self, reply: Reply, work: Work, answer: Answer, turn: _Turn) -> AsyncGenerator[EngineEvent]:
         prompt_tokens = 0
         async with aclosing(self._pieces(reply)) as pieces:
             async for piece in pieces:
@@ -230,7 +231,7 @@ class Upstream:
 class _Events:
     """A `ports.Generation`."""
 
-    def __init__(self, events: AsyncGenerator[EngineEvent], answer: _Answer) -> None:
+    def __init__(self, events: AsyncGenerator[EngineEvent], answer: Answer) -> None:
         self._events = events
         self._answer = answer
 
@@ -245,55 +246,12 @@ class _Events:
         self._answer.stopped = True
 
 
-class _Answer:
-    """From a server's pieces to tokens: at most as many as were asked for, exactly so many when they end it."""
-
-    def __init__(self, sampling: Sampling) -> None:
-        self._limit = sampling.max_tokens
-        self._stops = StopStrings(sampling.stop)
-        self._count = 0
-        self.finish: Ending | None = None
-        self.stopped = False
-        """Somebody wants no more of it."""
-
-    def take(self, piece: Piece) -> EngineTokens | None:
-        """Raises `EngineFailed` for more than was asked for."""
-        if self._count == self._limit:
-            if piece.text:
-                raise EngineFailed("the server behind this orchestrator made more than it was asked for")
-            return None
-        if self.finish is not None or (not piece.text and piece.finish is None):
-            return None
-        text, stopped = self._stops.push(piece.text)
-        self._count += 1
-        last = "length" if self._count == self._limit else piece.finish
-        self.finish = _finish(last, stopped)
-        if self.finish is not None and not stopped:
-            text += self._stops.flush()
-        return EngineTokens((_id(piece.text),), (piece.logprob,), text)
-
-    def rest(self) -> EngineTokens | None:
-        """When the server counts more tokens than it has sent pieces: one with several counts as that many."""
-        missing = self._limit - self._count if self.finish == "length" else int(self._count == 0)
-        return EngineTokens((_id(""),) * missing, (0.0,) * missing, "") if missing else None
-
-
-def _finish(said: str | None, stopped: bool) -> Ending | None:
-    if stopped:
-        return "stop_string"
-    return None if said is None else "length" if said == "length" else "stop"
-
-
 def _raise_refusal(status: int, text: str) -> None:
     """What the server will not do however often it is asked; a failure of its own is tried again."""
     if status == 429:
         raise Busy("the server behind this orchestrator is busy; try again or ask another one")
     if status < 500:
         raise BadParameters(f"the server behind this orchestrator refuses the request ({status}): {text}")
-
-
-def _id(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 
 def _guess(work: Work) -> int:

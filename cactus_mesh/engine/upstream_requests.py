@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET
+
 from cactus_mesh.errors import BadParameters
 from cactus_mesh.messages import Chat, Generate
 
@@ -44,6 +46,7 @@ def body_of(model: str, work: Work, sampling: Sampling, seed: bytes) -> dict[str
         "presence_penalty": sampling.presence_milli / 1000,
     }
     body |= {name: value for name, value in wanted.items() if value != defaults[name]}
+    body |= _told(work, sampling)
     if sampling.constraint is not None:
         body["response_format"] = _format(sampling.constraint)
     return body
@@ -54,6 +57,16 @@ def _asked(work: Work) -> dict[str, Any]:
         return {"messages": [{"role": message.role, "content": message.content} for message in work.messages]}
     assert isinstance(work, Generate)
     return {"prompt": work.prompt}
+
+
+def _told(work: Work, sampling: Sampling) -> dict[str, Any]:
+    """A chat's log-probabilities are asked for in other words than a plain text's."""
+    top = sampling.top_logprobs
+    if top is UNSET:
+        return {}
+    if not isinstance(work, Chat):
+        return {"logprobs": top}
+    return {"logprobs": True, "top_logprobs": top} if top else {"logprobs": True}
 
 
 def _format(constraint: Constraint) -> dict[str, Any]:

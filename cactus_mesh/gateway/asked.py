@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cactus_mesh.errors import RequestMalformed, Unsupported
 from cactus_mesh.gateway.faults import Fault
+from cactus_mesh.messages import MAX_TOP_LOGPROBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ _WITHOUT_EFFECT: Final[Mapping[str, Callable[[Any], bool]]] = {
     "n": lambda value: value == 1,
     "best_of": lambda value: value == 1,
     "logprobs": lambda value: value is False,
+    "top_logprobs": lambda value: value == 0 and value is not False,
     "logit_bias": lambda value: value == {},
     "echo": lambda value: value is False,
     "suffix": lambda value: value == "",
@@ -122,6 +124,7 @@ def chat_of(body: Mapping[str, Any]) -> Asked:
         raise malformed("messages", "must be a list of one message or more")
     work = [message_of(message, f"messages[{at}]") for at, message in enumerate(messages)]
     options = options_of(given, "max_completion_tokens", "max_tokens")
+    _take_chat_logprobs(given, options)
     take_format(given.any("response_format"), options)
     return _asked(given, work, options)
 
@@ -134,7 +137,9 @@ def completion_of(body: Mapping[str, Any]) -> Asked:
         prompt = prompt[0]
     if not isinstance(prompt, str):
         raise unsupported("prompt", " unless it is one text") if prompt else malformed("prompt", "must be a string")
-    return _asked(given, prompt, options_of(given, "max_tokens"))
+    options = options_of(given, "max_tokens")
+    _take_text_logprobs(given, options)
+    return _asked(given, prompt, options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +218,26 @@ def options_of(given: Parameters, *most: str) -> Options:
     if given.any("seed") is not None and options["temperature"] > 0:
         raise unsupported("seed", " above temperature 0, since no party chooses the seed alone")
     return options
+
+
+def _take_chat_logprobs(given: Parameters, options: Options) -> None:
+    wanted, top = given.take("logprobs", bool, False), given.take("top_logprobs", int, 0)
+    if not 0 <= top <= MAX_TOP_LOGPROBS:
+        raise malformed("top_logprobs", f"must be 0 to {MAX_TOP_LOGPROBS}, not {top}")
+    if top and not wanted:
+        raise malformed("top_logprobs", "is for those who set logprobs to true")
+    if wanted:
+        options["top_logprobs"] = top
+
+
+def _take_text_logprobs(given: Parameters, options: Options) -> None:
+    """A number here, where 0 asks for the tokens' own."""
+    wanted = given.any("logprobs")
+    if wanted is None or wanted is False:
+        return
+    if type(wanted) is not int or not 0 <= wanted <= MAX_TOP_LOGPROBS:
+        raise malformed("logprobs", f"must be a whole number, 0 to {MAX_TOP_LOGPROBS}, not {shown(wanted)}")
+    options["top_logprobs"] = wanted
 
 
 def _texts(stop: object) -> list[str]:

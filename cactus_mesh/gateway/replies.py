@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cactus_mesh.answer import Answer, Result
+    from cactus_mesh.core.likelihoods import TokenLogprob
+    from cactus_mesh.gateway.logprobs import Tokens
     from cactus_mesh.messages import Listed
 
 OWNER: Final = "cactus-mesh"
@@ -63,12 +65,13 @@ def task_headers(answer: Answer, orchestrator: str, overhead_ms: float, result: 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The shape of one reply, whole or in chunks; *chat* or plain completion."""
+    """The shape of one reply, whole or in chunks; *chat* or plain completion.  *tokens* where they are asked for."""
 
     chat: bool
     model: str
     task_id: bytes
     include_usage: bool = False
+    tokens: Tokens | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     error_event: str = ""
 
@@ -78,25 +81,32 @@ class Completion:
             if self.chat
             else {"text": result.text}
         )
-        choice = {"index": 0, **text, "finish_reason": _FINISH[result.finish], "logprobs": None}
+        told = None if self.tokens is None else self.tokens.whole(result.text, result.logprobs or (), result.finish)
+        choice = {"index": 0, **text, "finish_reason": _FINISH[result.finish], "logprobs": told}
         return self._object([choice], streamed=False) | {"usage": usage(result), "cactus": cactus(result)}
 
     def first(self) -> list[bytes]:
         """What comes before any text."""
         return [self._chunk({"role": "assistant", "content": ""}, None)] if self.chat else []
 
-    def piece(self, text: str) -> bytes:
-        return self._chunk({"content": text} if self.chat else text, None)
+    def piece(self, text: str, tokens: Sequence[TokenLogprob]) -> bytes:
+        told = None if self.tokens is None else self.tokens.take(text, tokens)
+        return self._said(text, told) if text or told else b""
 
     def last(self, result: Result) -> list[bytes]:
+        told = None if self.tokens is None else self.tokens.end(result.finish)
+        rest = [self._said("", told)] if told else []
         end = self._chunk({} if self.chat else "", _FINISH[result.finish], cactus=cactus(result))
         if not self.include_usage:
-            return [end, DONE]
-        return [end, sse(self._object([], streamed=True) | {"usage": usage(result)}), DONE]
+            return [*rest, end, DONE]
+        return [*rest, end, sse(self._object([], streamed=True) | {"usage": usage(result)}), DONE]
 
-    def _chunk(self, delta: object, finish: str | None, **more: object) -> bytes:
+    def _said(self, text: str, told: dict[str, Any] | None) -> bytes:
+        return self._chunk({"content": text} if self.chat else text, None, told)
+
+    def _chunk(self, delta: object, finish: str | None, told: dict[str, Any] | None = None, **more: object) -> bytes:
         text = {"delta": delta} if self.chat else {"text": delta}
-        choice = {"index": 0, **text, "finish_reason": finish, "logprobs": None}
+        choice = {"index": 0, **text, "finish_reason": finish, "logprobs": told}
         chunk = self._object([choice], streamed=True) | more
         return sse(chunk | {"usage": None} if self.include_usage else chunk)
 

@@ -10,9 +10,10 @@ from cactus_mesh.gateway.asked import Asked, Parameters, malformed, message_of, 
 from cactus_mesh.gateway.replies import cactus, sse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cactus_mesh.answer import Result
+    from cactus_mesh.core.likelihoods import TokenLogprob
 
 
 def response_of(body: Mapping[str, Any]) -> Asked:
@@ -67,7 +68,7 @@ class Response:
             self._event("response.content_part.added", **self._place(), part=_part("")),
         ]
 
-    def piece(self, text: str) -> bytes:
+    def piece(self, text: str, tokens: Sequence[TokenLogprob]) -> bytes:
         return self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])
 
     def last(self, result: Result) -> list[bytes]:

@@ -20,6 +20,7 @@ from cactus_mesh.gateway.faults import Fault, fault_of
 from cactus_mesh.gateway.guard import PAGE, PAGE_FILES, Guard, cors
 from cactus_mesh.gateway.http import ClientGone, header, json_of, read_body, reply
 from cactus_mesh.gateway.keys import Keyring
+from cactus_mesh.gateway.logprobs import Tokens
 from cactus_mesh.gateway.metrics import CONTENT_TYPE, Metrics
 from cactus_mesh.gateway.replies import Completion, Vectors, encode, model_object
 from cactus_mesh.gateway.responses import Response, response_of
@@ -278,7 +279,9 @@ def _dashboard(feed: Feed, guard: Guard) -> list[Route]:
 
 
 def _completion(chat: bool, asked: Asked, task_id: bytes) -> Shape:
-    return Completion(chat, asked.model, task_id, asked.include_usage)
+    wanted = asked.options.get("top_logprobs") is not None
+    tokens = Tokens(chat, cut=bool(asked.options.get("stop"))) if wanted else None
+    return Completion(chat, asked.model, task_id, asked.include_usage, tokens)
 
 
 def _response(asked: Asked, task_id: bytes) -> Shape:

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from cactus_mesh.answer import Answer, Result
+    from cactus_mesh.answer import Answer, Piece, Result
     from cactus_mesh.client import Client
     from cactus_mesh.config import GatewayConfig
+    from cactus_mesh.core.likelihoods import TokenLogprob
     from cactus_mesh.gateway.asked import Asked
     from cactus_mesh.gateway.metrics import Metrics
 
@@ -51,7 +52,10 @@ class Shape(Whole, Protocol):
 
     def whole(self, result: Result) -> dict[str, object]: ...
     def first(self) -> list[bytes]: ...
-    def piece(self, text: str) -> bytes: ...
+    def piece(self, text: str, tokens: Sequence[TokenLogprob]) -> bytes:
+        """Empty where nothing is to be said yet."""
+        ...
+
     def last(self, result: Result) -> list[bytes]: ...
 
 
@@ -117,7 +121,7 @@ class Tasks:
         voice = _Voice(send, trio.current_time())
         await voice.say(shape.first())
         try:
-            async with open_service_nursery() as nursery, open_batches(answer, 0) as batches:
+            async with open_service_nursery() as nursery, open_batches(answer.pieces(), 0) as batches:
                 nursery.start_soon(voice.stay_alive)
                 await self._speak(scope, voice, batches, shape)
             result = answer.result
@@ -130,13 +134,15 @@ class Tasks:
             scope["cactus.code"] = fault.error.code
             await voice.say([sse(fault.body(), event=shape.error_event)], more=False)
 
-    async def _speak(self, scope: Scope, voice: _Voice, batches: AsyncIterator[list[str]], shape: Shape) -> None:
+    async def _speak(self, scope: Scope, voice: _Voice, batches: AsyncIterator[list[Piece]], shape: Shape) -> None:
         first = True
-        async for texts in batches:
+        async for pieces in batches:
             if first and self.metrics is not None:
                 self.metrics.first_token.observe(trio.current_time() - scope["cactus.began"])
             first = False
-            await voice.say([shape.piece("".join(texts))])
+            tokens = [token for piece in pieces for token in piece.tokens]
+            if said := shape.piece("".join(piece.text for piece in pieces), tokens):
+                await voice.say([said])
 
     @asynccontextmanager
     async def _accounted(self, scope: Scope, answer: Answer) -> AsyncIterator[None]:

@@ -27,7 +27,7 @@ from cactus_mesh.ports import EngineFinish, EngineModel, EngineTokens, Replay, R
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-    from cactus_mesh.messages import Ending, FinishReason, Sampling, Work
+    from cactus_mesh.messages import Ending, FinishReason, Likelihood, Sampling, Work
     from cactus_mesh.ports import EngineEvent
 
 FAKE_TEXT: Final = "A cactus keeps its water for the dry season and shares the shade it has."
@@ -44,6 +44,8 @@ FAKE_MODEL: Final = EngineModel(
 
 _END_ID: Final = 0
 _LOGPROB: Final = -0.5
+_END: Final = b"<end>", True
+_OTHERS: Final = 100_000
 _SLIP: Final = 10_000
 _NEAR, _FAR = 0.05, 5.0
 """Gaps, in logits: of a token that slipped in, and of one after the end."""
@@ -68,10 +70,10 @@ class FakeEngine:
         slip_every: int | None = None,
     ) -> None:
         continues = {"generate", "chat"} & set(model.kinds)
-        self._pieces = [*_words(text), ""] if continues else _cut(text)
-        self._model = model
         self._text = text
         self._reads = not continues
+        self._pieces = [*_words(text), ""] if continues else _cut(text)
+        self._model = model
         self._slots = slots
         self._delay_seconds = delay_seconds
         self._fail_after = fail_after
@@ -154,11 +156,12 @@ class FakeEngine:
                 self._running.discard(ticket)
                 raise CannotContinue("the fake engine makes other tokens than those before")
             if len(token_ids) == len(before):
-                yield EngineTokens(tuple(token_ids), (_LOGPROB,) * len(token_ids), held)
+                likely = tuple(likelihood for token in token_ids for likelihood in self._likelihoods(token, sampling))
+                yield EngineTokens(tuple(token_ids), (_LOGPROB,) * len(token_ids), held, likely)
             elif len(token_ids) > len(before):
                 logprob = 0.0 if self._reads else _LOGPROB
-                likely = self._likelihoods(token_ids[-1], sampling)
-                yield EngineTokens((self._slipped(token_ids[-1]),), (logprob,), text, likely)
+                given = self._slipped(token_ids[-1])
+                yield EngineTokens((given,), (logprob,), text, self._likelihoods(given, sampling))
         self._running.discard(ticket)
         yield EngineFinish(finish, prompt_tokens, compute_ms=len(token_ids) - len(before))
 
@@ -168,6 +171,17 @@ class FakeEngine:
             return
         with trio.move_on_after(self._delay_seconds):
             await stopped.wait()
+
+    def _likelihoods(self, token: int, sampling: Sampling) -> tuple[Likelihood, ...]:
+        """One, where it is asked for: *token* and, each less likely than the last, the end and words of no text."""
+        if sampling.top_logprobs is UNSET:
+            return ()
+        piece = (self._pieces[token % _SLIP - 1].encode(), False) if token % _SLIP else _END
+        others = [(_END_ID, _END)] if token != _END_ID else []
+        others += [(_OTHERS + at, (f" other{at}".encode(), False)) for at in range(sampling.top_logprobs)]
+        ranked = [(token, piece), *others][: sampling.top_logprobs]
+        ids, pieces = zip((token, piece), *ranked, strict=True)
+        return (likelihood_of(ids, [_LOGPROB, *[_LOGPROB - 2 * at for at in range(len(ranked))]], pieces),)
 
     def _slipped(self, token: int) -> int:
         self._made += 1
@@ -182,6 +196,18 @@ class FakeEngine:
         model = find_model(self.models, model_digest, work)
         prompt_tokens = _count(work)
         check_length(model, prompt_tokens, sampling.max_tokens)
+        await self._take_a_turn()
+        return self._read(token_ids, prompt_tokens, sampling)
+
+    async def reread(self, model_digest: bytes, work: Work, places: Sequence[int]) -> Rereading:
+        find_model(self.models, model_digest, work)
+        check_places(work, places)
+        assert reads(work), "only that has places"
+        await self._take_a_turn()
+        found = read(work, self._text)
+        return Rereading(tuple(tuple(found.rows[place]) for place in places), found.labels, _count(work))
+
+    async def _take_a_turn(self) -> None:
         if len(self._running) >= self._slots:
             raise Busy(f"all {self._slots} slots are taken; try again or ask another orchestrator")
         ticket = object()
@@ -195,18 +221,6 @@ class FakeEngine:
     def _read(self, token_ids: Sequence[int], prompt_tokens: int, sampling: Sampling) -> Replay:
         stops = StopStrings(sampling.stop)
         finish: Ending | None = None
-        await self._take_a_turn()
-        return self._read(token_ids, prompt_tokens, sampling)
-
-    async def reread(self, model_digest: bytes, work: Work, places: Sequence[int]) -> Rereading:
-        find_model(self.models, model_digest, work)
-        check_places(work, places)
-        assert reads(work), "only that has places"
-        await self._take_a_turn()
-        found = read(work, self._text)
-        return Rereading(tuple(tuple(found.rows[place]) for place in places), found.labels, _count(work))
-
-    async def _take_a_turn(self) -> None:
         text, gaps, ended = "", [], False
         for count, token in enumerate(token_ids, start=1):
             ended = finish is not None

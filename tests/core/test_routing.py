@@ -46,7 +46,7 @@ from cactus_mesh.errors import (
     ReceiptRejected,
     UsageError,
 )
-from cactus_mesh.messages import MAX_PARTIAL_CHARACTERS, Partial
+from cactus_mesh.messages import MAX_PARTIAL_CHARACTERS, Partial, Sampling
 from tests.core.cases import candidate
 
 ACCEPT_MS, FIRST_TOKEN_MS, STALL_MS, DEADLINE_MS, MAX_TOKENS = 100, 1_000, 300, 10_000, 8
@@ -56,7 +56,9 @@ A, B = CANDIDATES[:2]
 
 
 def machine(candidates=2):
-    return TaskMachine(CANDIDATES[:candidates], max_tokens=MAX_TOKENS, deadline_ms=DEADLINE_MS, patience=PATIENCE)
+    return TaskMachine(
+        CANDIDATES[:candidates], sampling=Sampling(max_tokens=MAX_TOKENS), deadline_ms=DEADLINE_MS, patience=PATIENCE
+    )
 
 
 def begun(candidates=2):
@@ -229,7 +231,7 @@ def test_when_nobody_can_go_on_the_error_tells_where_the_stream_stopped():
 
 def test_only_the_same_model_can_go_on():
     other = candidate("b", offer=structs.replace(A.offer, digest=bytes(32)))
-    task = TaskMachine([A, other], max_tokens=MAX_TOKENS, deadline_ms=DEADLINE_MS, patience=PATIENCE)
+    task = TaskMachine([A, other], sampling=Sampling(max_tokens=MAX_TOKENS), deadline_ms=DEADLINE_MS, patience=PATIENCE)
     task.begin(0)
     task.handle(Accepted(1), 10)
     task.handle(Tokens(1, 0, (5, 6), "so"), 50)
@@ -237,7 +239,7 @@ def test_only_the_same_model_can_go_on():
 
 
 def test_a_task_that_is_very_long_does_not_move():
-    task = TaskMachine(CANDIDATES[:2], max_tokens=100, deadline_ms=DEADLINE_MS, patience=PATIENCE)
+    task = TaskMachine(CANDIDATES[:2], sampling=Sampling(max_tokens=100), deadline_ms=DEADLINE_MS, patience=PATIENCE)
     task.begin(0)
     task.handle(Accepted(1), 10)
     task.handle(Tokens(1, 0, (5,) * 80, "x" * (MAX_PARTIAL_CHARACTERS + 1)), 50)
@@ -245,7 +247,7 @@ def test_a_task_that_is_very_long_does_not_move():
 
 
 def test_a_task_that_others_have_begun_goes_on_where_they_stopped():
-    task = TaskMachine([A], max_tokens=3, deadline_ms=DEADLINE_MS, patience=PATIENCE, partial=SO_FAR)
+    task = TaskMachine([A], sampling=Sampling(max_tokens=3), deadline_ms=DEADLINE_MS, patience=PATIENCE, partial=SO_FAR)
     assert task.begin(0)[0] == Assign(1, A, SO_FAR)
     task.handle(Accepted(1), 10)
     assert task.handle(Tokens(1, 2, (7,), " be"), 20)[0] == Forward(2, (7,), " be")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+from msgspec import UNSET
 
+from cactus_mesh.core.likelihoods import likelihood_of
 from cactus_mesh.engine.requests import check_length
 from cactus_mesh.engine.runner.constraints import Constrained
-from cactus_mesh.engine.sampling import Before, choose
+from cactus_mesh.engine.sampling import Before, choose, likeliest
 from cactus_mesh.engine.text import OutputText
 from cactus_mesh.errors import BadParameters, CannotContinue
 from cactus_mesh.messages import Chat, Generate
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from cactus_mesh.engine.frames import Start
     from cactus_mesh.engine.runner.loading import LoadedModel
-    from cactus_mesh.messages import Ending, Work
+    from cactus_mesh.messages import Ending, Likelihood, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Made:
     logprob: float
     text: str
     finish: Ending | None
+    likelihood: Likelihood | None = None
+    """Where it is asked for."""
 
 
 class Generation:
@@ -104,7 +108,17 @@ class Generation:
         self._output.append(token)
         if self._constrained and token not in self._model.end_ids:
             self._constrained.take(token)
-        return self._decide(token, logprob)
+        made, top = self._decide(token, logprob), self._sampling.top_logprobs
+        return made if top is UNSET else replace(made, likelihood=self._likelihood(logits, token, logprob, top))
+
+    def _likelihood(
+        self, logits: np.ndarray[Any, np.dtype[np.float64]], token: int, logprob: float, top: int
+    ) -> Likelihood:
+        """By the model's own logits, whatever else the token was chosen by."""
+        ids = [token, *likeliest(logits, top)]
+        logprobs = [logprob + float(logits[id_] - logits[token]) for id_ in ids]
+        first = len(self._output) == 1
+        return likelihood_of(ids, logprobs, [self._model.pieces.of(id_, first=first) for id_ in ids])
 
     def _decide(self, token: int, logprob: float) -> Made:
         """The end-of-text token gives no text; a stop string counts before the length."""

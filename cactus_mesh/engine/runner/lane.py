@@ -141,7 +141,7 @@ class Lane:
     def _tell_made(self, made: dict[int, list[Made]]) -> Iterator[Event]:
         for id_, tokens in made.items():
             for each in tokens:
-                yield Token(id_, each.token_id, each.logprob, each.text)
+                yield Token(id_, each.token_id, each.logprob, each.text, each.likelihood)
             generation = self._generations[id_]
             if isinstance(generation, Replaying):
                 if generation.over:

@@ -17,6 +17,7 @@ from transformers import AutoModel
 from cactus_mesh.engine.runner.devices import memory_of
 from cactus_mesh.engine.runner.encoders import LoadedEncoder
 from cactus_mesh.engine.runner.examining import examine_models, load_tokenizer, stamps_of, told
+from cactus_mesh.engine.runner.pieces import TokenPieces
 from cactus_mesh.engine.runner.probe import first_line as _first_line
 from cactus_mesh.engine.runner.probe import prepare
 from cactus_mesh.errors import (
@@ -46,6 +47,7 @@ class LoadedModel:
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     end_ids: frozenset[int]
+    pieces: TokenPieces
     vocabulary: int
     """Rows of the embedding: token ids below it can be read."""
     passes: Passes
@@ -98,11 +100,13 @@ def _load(examined: Examined, settings: EngineSettings) -> LoadedModel | LoadedE
     if examined.room is None:
         return LoadedEncoder(examined.facts, network, tokenizer, examined.facts.context_tokens // MAX_INPUTS)
     passes, _ = prepare(examined.name, network)
+    end_ids = _end_ids(network, tokenizer)
     return LoadedModel(
         facts=examined.facts,
         network=network,
         tokenizer=tokenizer,
-        end_ids=_end_ids(network, tokenizer),
+        end_ids=end_ids,
+        pieces=TokenPieces(tokenizer, end_ids),
         vocabulary=cast("torch.Tensor", network.get_input_embeddings().weight).shape[0],
         passes=passes,
         room=examined.room,
