@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import trio
 
 from cactus_mesh.cli.base import command, json_option, main
+from cactus_mesh.cli.progress import Progress
 from cactus_mesh.terminal import print_json, printable
 
 if TYPE_CHECKING:
@@ -71,8 +71,9 @@ async def add(home: Home, model: str, digest: str | None, dtype: str, as_json: b
     from cactus_mesh.engine.library import entry_of, find, require
 
     library = _library(home)
-    folder = await trio.to_thread.run_sync(partial(find, model, fetch=True))
-    entry = await _reading(folder, partial(entry_of, model, folder))
+    with Progress(f"fetching {model}", shown=not as_json) as progress:
+        folder = await _left_behind(partial(find, model, fetch=progress.tell))
+    entry = await _reading(folder, partial(entry_of, model, folder), as_json=as_json)
     require(digest, entry, dtype)
     library.put(entry)
     _tell(_described(entry, dtype), f"added; serve it with: cactus-mesh run --model {entry.name}", as_json=as_json)
@@ -96,8 +97,8 @@ async def verify(home: Home, name: str | None, as_json: bool) -> None:
     library = _library(home)
     wrong = []
     for entry in [library.get(name)] if name else list(library.entries.values()):
-        folder = await trio.to_thread.run_sync(partial(find, entry.source, fetch=False))
-        found = differences(entry, await _reading(folder, partial(listing, folder)))
+        folder = await trio.to_thread.run_sync(find, entry.source)
+        found = differences(entry, await _reading(folder, partial(listing, folder), as_json=as_json))
         wrong += [f"{entry.name}: {each}" for each in found]
         if not as_json:
             click.echo(f"{'CHANGED' if found else 'as added'}  {printable(entry.name)}")
@@ -119,7 +120,7 @@ async def remove(home: Home, name: str, delete: bool, as_json: bool) -> None:
     \b
     Example: cactus-mesh models remove my-model
     """
-    from cactus_mesh.engine.library import delete_download
+    from cactus_mesh.engine import hub
     from cactus_mesh.engine.models import hub_id
 
     library = _library(home)
@@ -127,7 +128,7 @@ async def remove(home: Home, name: str, delete: bool, as_json: bool) -> None:
     library.remove(name)
     freed = 0
     if delete and hub_id(entry.source):
-        freed = await trio.to_thread.run_sync(delete_download, entry.source)
+        freed = await trio.to_thread.run_sync(hub.delete, entry.source)
     _tell({"removed": name, "freed_bytes": freed}, f"removed; {freed / 1e6:,.1f} MB deleted", as_json=as_json)
 
 
@@ -142,11 +143,16 @@ def _described(entry: Entry, dtype: str) -> dict[str, Any]:
     return {"name": entry.name, "source": entry.source, "digest": digest, "dtype": dtype, "bytes": entry.size}
 
 
-async def _reading(folder: ModelFolder, work: Callable[[Callable[[int], object]], T]) -> T:
-    """Do *work*, which reads all files of *folder*, in a thread, with a progress bar where somebody watches."""
+async def _reading(folder: ModelFolder, work: Callable[[Callable[[int], object]], T], *, as_json: bool) -> T:
+    """Do *work*, which reads all files of *folder*."""
     size = sum((folder.path / name).stat().st_size for name in folder.files)
-    with click.progressbar(length=size, label=f"reading {folder.name}", file=sys.stderr) as bar:
-        return await trio.to_thread.run_sync(work, cast("Callable[[int], object]", bar.update))
+    with Progress(f"reading {folder.name}", shown=not as_json) as progress:
+        return await _left_behind(partial(work, lambda read: progress.tell(progress.done + read, size)))
+
+
+async def _left_behind(work: Callable[[], T]) -> T:
+    """Do *work* in a thread that Ctrl-C does not wait for."""
+    return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
 
 def _tell(found: dict[str, Any], line: str, *, as_json: bool) -> None:

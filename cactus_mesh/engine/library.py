@@ -5,14 +5,12 @@ What is on the list is served only while its files are still those; a model of t
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from cactus_mesh.engine import hub
 from cactus_mesh.engine.models import (
-    HUB_PATTERNS,
     SELFTEST_WORDS,
     check_folder,
     hub_id,
@@ -20,12 +18,14 @@ from cactus_mesh.engine.models import (
     listing_digest,
     local_folder,
 )
-from cactus_mesh.errors import ConfigMalformed, MissingExtra, ModelMissing, ModelRefused
+from cactus_mesh.errors import ConfigMalformed, ModelMissing, ModelRefused
 from cactus_mesh.files import write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
+    from cactus_mesh.engine.hub import Tell
     from cactus_mesh.engine.models import Listed, ModelFolder
 
 _MAX_FILE_BYTES: Final = 16 << 20
@@ -91,13 +91,13 @@ class Library:
         write_private(self._path, msgspec.json.format(msgspec.json.encode(list(self.entries.values()))))
 
 
-def find(source: str, *, fetch: bool) -> ModelFolder:
-    """The checked folder of a model; *fetch* those of the hub that are not here, with a progress bar on standard error.
+def find(source: str, *, fetch: Tell | None = None) -> ModelFolder:
+    """The checked folder of a model; with *fetch*, which hears of its coming, the newest one of the hub.
 
-    An interrupted download goes on where it was.  Raises what `check_folder` does, `ModelMissing` and `MissingExtra`.
+    Raises what `check_folder` and `hub.fetch` do.
     """
-    hub = hub_id(source)
-    name, path = (hub, _of_the_hub(hub, fetch=fetch)) if hub else local_folder(source)
+    known = hub_id(source)
+    name, path = (known, _of_the_hub(known, fetch)) if known else local_folder(source)
     return check_folder(name, path.resolve())
 
 
@@ -116,38 +116,13 @@ def differences(entry: Entry, now: Sequence[Listed]) -> list[str]:
     return found + [f"{name} has changed" for name in before if name in after and before[name] != after[name]]
 
 
-def delete_download(source: str) -> int:
-    """Delete what was fetched of a hub's model; the bytes that this frees."""
-    hub = _hub_library()
-    freed = 0
-    for repository in hub.scan_cache_dir().repos:
-        if repository.repo_id == source and repository.repo_type == "model":
-            revisions = [revision.commit_hash for revision in repository.revisions]
-            strategy = hub.scan_cache_dir().delete_revisions(*revisions)
-            freed += strategy.expected_freed_size
-            strategy.execute()
-    return freed
-
-
-def _of_the_hub(name: str, *, fetch: bool) -> Path:
-    hub = _hub_library()
-    try:
-        return Path(hub.snapshot_download(name, allow_patterns=list(HUB_PATTERNS), local_files_only=not fetch))
-    except hub.errors.LocalEntryNotFoundError:
-        why = "the hub cannot be reached; check the connection" if fetch else f"add it: cactus-mesh models add {name}"
-        raise ModelMissing(f"{name} is not on this machine, and {why}") from None
-    except (hub.errors.HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelMissing(f"{name} cannot be fetched from the hub: {str(error).splitlines()[0][:300]}") from None
-
-
-def _hub_library() -> Any:
-    """The module, which the node itself can do without."""
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise MissingExtra("models of the hub need huggingface_hub; install: pip install 'cactus-mesh[inference]'")
-    import huggingface_hub
-    import huggingface_hub.errors
-
-    return huggingface_hub
+def _of_the_hub(name: str, fetch: Tell | None) -> Path:
+    if fetch is not None:
+        return hub.fetch(name, fetch)
+    path = hub.cached(name)
+    if path is None:
+        raise ModelMissing(f"{name} is not on this machine; add it: cactus-mesh models add {name}")
+    return path
 
 
 def require(digest: str | None, entry: Entry, dtype: str) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from cactus_mesh.errors import ModelMalformed, ModelMissing, ModelRefused, ModelUnsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
 SELFTEST_NAME: Final = "cactus-selftest"
 SELFTEST_WORDS: Final = ("selftest", SELFTEST_NAME)
@@ -45,8 +45,8 @@ IDENTITY_FILES: Final = (
 TEMPLATES: Final = "additional_chat_templates"
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
-HUB_PATTERNS: Final = (*IDENTITY_FILES, f"{TEMPLATES}/*.jinja", INDEX, "model*.safetensors")
 
+_ADAPTER: Final = "adapter_config.json"
 _MAY_NAME_CODE: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
 _PICKLES: Final = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 _PICKLE_MAGIC: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -55,7 +55,10 @@ _MAX_JSON_BYTES: Final = 64 << 20
 """Configurations are small; the largest index names some ten thousand tensors."""
 _MAX_HEADER_BYTES: Final = 100_000_000  # as in the safetensors format
 _BLOCK_BYTES: Final = 1 << 20
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_SHARD: Final = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
+_LISTED_SHARD: Final = re.compile(r"model-\d+-of-\d+\.safetensors", re.ASCII)
+_LISTED_TEMPLATE: Final = re.compile(rf"{TEMPLATES}/[\w-][\w.-]*\.jinja", re.ASCII)
 
 Json = dict[str, object]
 Listed = tuple[str, int, str]
@@ -91,14 +94,10 @@ def local_folder(word: str) -> tuple[str, Path]:
 
 def check_folder(name: str, path: Path) -> ModelFolder:
     """Raises `ModelRefused`, `ModelUnsupported` or `ModelMalformed`, naming the file and what to do."""
-    config = _read_json(path / "config.json")
-    for file in _MAY_NAME_CODE:
-        if (path / file).exists() and _has_key(_read_json(path / file), "auto_map"):
-            raise ModelRefused(
-                f"{name} wants to run code of its own (auto_map in {file}), and the engine never runs code "
-                "that comes with a model; choose a model of an architecture that transformers knows"
-            )
-    _refuse_unsupported(name, path, config)
+    if (path / _ADAPTER).exists():
+        raise _adapter(name)
+    named = {file: path / file for file in _MAY_NAME_CODE if (path / file).exists()}
+    check_config(name, {"config.json": path / "config.json"} | named)
     weights = _weights(name, path)
     for file_name in weights:
         if file_name.endswith(".safetensors"):
@@ -106,6 +105,50 @@ def check_folder(name: str, path: Path) -> ModelFolder:
     others = [file for file in IDENTITY_FILES if (path / file).is_file()]
     templates = [f"{TEMPLATES}/{file.name}" for file in (path / TEMPLATES).glob("*.jinja")]
     return ModelFolder(name, path, tuple(sorted((*weights, *others, *templates), key=str.encode)))
+
+
+def check_config(name: str, paths: Mapping[str, Path]) -> None:
+    """What a model's configurations tell about it.  Raises `ModelRefused`, `ModelUnsupported` or `ModelMalformed`."""
+    for file in _MAY_NAME_CODE:
+        if file in paths and _has_key(_read_json(paths[file]), "auto_map"):
+            raise ModelRefused(
+                f"{name} wants to run code of its own (auto_map in {file}), and the engine never runs code "
+                "that comes with a model; choose a model of an architecture that transformers knows"
+            )
+    _refuse_unsupported(name, _read_json(paths["config.json"]))
+
+
+def choose_files(name: str, listed: Collection[str]) -> list[str]:
+    """Which of the files of a repository make the model.
+
+    Raises `ModelRefused`, `ModelUnsupported` or `ModelMalformed` for one that could never be served.
+    """
+    if _ADAPTER in listed:
+        raise _adapter(name)
+    if "config.json" not in listed:
+        raise ModelMalformed(f"{name} is no model for transformers: it has no config.json")
+    if WEIGHTS in listed:
+        weights = [WEIGHTS]
+    elif INDEX in listed:
+        weights = [INDEX, *filter(_LISTED_SHARD.fullmatch, listed)]
+    else:
+        raise _without_weights(name, listed)
+    templates = filter(_LISTED_TEMPLATE.fullmatch, listed)
+    return [*weights, *(file for file in IDENTITY_FILES if file in listed), *templates]
+
+
+def _adapter(name: str) -> ModelUnsupported:
+    return ModelUnsupported(f"{name} is an adapter; merge it into its base model and save that as safetensors")
+
+
+def _without_weights(name: str, listed: Iterable[str]) -> ModelRefused | ModelMalformed:
+    pickles = sorted(file for file in listed if Path(file).suffix in _PICKLES)
+    if not pickles:
+        return ModelMalformed(f"{name} has no weights: neither {WEIGHTS} nor {INDEX}")
+    return ModelRefused(
+        f"{name} has its weights only as {', '.join(pickles[:3])}, a format that can run code when it is loaded; "
+        "convert it to safetensors, or choose a model that has them"
+    )
 
 
 def model_digest(folder: ModelFolder, dtype: str) -> bytes:
@@ -136,9 +179,7 @@ def _file_digest(path: Path, read: Callable[[int], object]) -> tuple[int, str]:
     return size, content.hexdigest()
 
 
-def _refuse_unsupported(name: str, path: Path, config: Json) -> None:
-    if (path / "adapter_config.json").exists():
-        raise ModelUnsupported(f"{name} is an adapter; merge it into its base model and save that as safetensors")
+def _refuse_unsupported(name: str, config: Json) -> None:
     if config.get("quantization_config") is not None:
         raise ModelUnsupported(f"{name} is quantised; use the unquantised model, or serve it with another engine")
     if config.get("is_encoder_decoder") is True:
@@ -153,13 +194,7 @@ def _weights(name: str, path: Path) -> list[str]:
         return [WEIGHTS]
     if (path / INDEX).is_file():
         return [INDEX, *_shards(path)]
-    pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
-    if pickles:
-        raise ModelRefused(
-            f"{name} has its weights only as {', '.join(pickles[:3])}, a format that can run code when it is loaded; "
-            "convert it to safetensors, or choose a model that has them"
-        )
-    raise ModelMalformed(f"{path} has no weights: neither {WEIGHTS} nor {INDEX}")
+    raise _without_weights(name, [file.name for file in path.iterdir()])
 
 
 def _shards(path: Path) -> list[str]:
@@ -168,7 +203,7 @@ def _shards(path: Path) -> list[str]:
         raise ModelMalformed(f"{path / INDEX} names no weights; get the file again")
     shards = sorted({str(shard) for shard in weight_map.values()})
     for shard in shards:
-        if not re.fullmatch(r"[\w.-]+\.safetensors", shard) or not (path / shard).is_file():
+        if not _SHARD.fullmatch(shard) or not (path / shard).is_file():
             raise ModelMalformed(f"{path / INDEX} names {shard!r}, which is not a safetensors file beside it")
     return shards
 

@@ -11,8 +11,8 @@ import trio
 from click.testing import CliRunner
 
 from cactus_mesh.cli import main
-from cactus_mesh.engine import EngineSettings, open_engine
-from cactus_mesh.engine.library import Library, delete_download, find
+from cactus_mesh.engine import EngineSettings, hub, open_engine
+from cactus_mesh.engine.library import Library, find
 from cactus_mesh.engine.models import SELFTEST_FOLDER, check_folder, model_digest
 from cactus_mesh.errors import ConfigMalformed, ModelMissing, ModelRefused
 
@@ -102,11 +102,11 @@ def test_a_model_of_the_hub_is_found_in_its_cache_and_deleted_from_it(
     cache = tmp_path / "models--some--model"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelMissing, match="add it: cactus-mesh models add some/model"):
-        find("some/model", fetch=False)
+        find("some/model")
     snapshot = shutil.copytree(SELFTEST_FOLDER, cache / "snapshots" / ("0" * 40))
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("0" * 40, encoding="utf-8")
-    found = find("some/model", fetch=False)
+    found = find("some/model")
     assert (found.name, found.path) == ("some/model", snapshot.resolve())
-    assert delete_download("some/model") > 1_000_000
+    assert hub.delete("some/model") > 1_000_000
     assert not snapshot.exists()

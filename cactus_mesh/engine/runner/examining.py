@@ -8,12 +8,9 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import huggingface_hub
 import torch
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -23,8 +20,9 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from cactus_mesh.engine import hub
 from cactus_mesh.engine.frames import ModelFacts
-from cactus_mesh.engine.models import HUB_PATTERNS, check_folder, hub_id, local_folder, model_digest
+from cactus_mesh.engine.models import check_folder, hub_id, local_folder, model_digest
 from cactus_mesh.engine.prefixes import BLOCK_TOKENS
 from cactus_mesh.engine.runner.packing import MAX_SHARED_BYTES
 from cactus_mesh.engine.runner.probe import first_line, layout_of
@@ -41,6 +39,7 @@ from cactus_mesh.messages import MAX_INPUTS, ModelShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -239,23 +238,14 @@ def _find(word: str, settings: EngineSettings) -> ModelFolder:
 
 
 def _from_hub(name: str, settings: EngineSettings) -> Path:
-    """The model's folder in the hub's cache, downloaded when that is allowed."""
-    offline = not settings.allow_download
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(name, allow_patterns=list(HUB_PATTERNS), local_files_only=offline)
-        )
-    except LocalEntryNotFoundError:
-        if offline:
-            raise ModelMissing(
-                f"{name} is not on this machine and downloading is off; allow it in the configuration "
-                f"(engine.allow_download), or fetch the model yourself: hf download {name}"
-            ) from None
+    """What was fetched before; only what never was is fetched, when that is allowed: a restart changes no model."""
+    path = hub.cached(name)
+    if path is None and not settings.allow_download:
         raise ModelMissing(
-            f"{name} is not on this machine and the hub cannot be reached; check the connection"
-        ) from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelMissing(f"{name} cannot be fetched from the hub: {first_line(error)}") from None
+            f"{name} is not on this machine and downloading is off; fetch it with: cactus-mesh models add {name} "
+            "(or allow it in the configuration: engine.allow_download)"
+        )
+    return path or hub.fetch(name)
 
 
 def load_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
