@@ -76,7 +76,9 @@ def cached(name: str) -> Path | None:
     """The folder of what was fetched before."""
     hub = _library()
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=["config.json"], local_files_only=True))
+        cache = hub.constants.HF_HUB_CACHE
+        found = hub.snapshot_download(name, cache_dir=cache, allow_patterns=["config.json"], local_files_only=True)
+        return Path(found)
     except (hub.errors.LocalEntryNotFoundError, hub.errors.HFValidationError):
         return None
 
@@ -85,10 +87,14 @@ def delete(name: str) -> int:
     """The bytes that this frees."""
     hub = _library()
     freed = 0
-    for repository in hub.scan_cache_dir().repos:
+    try:
+        cache = hub.scan_cache_dir(hub.constants.HF_HUB_CACHE)
+    except hub.errors.CacheNotFound:
+        return 0
+    for repository in cache.repos:
         if repository.repo_id == name and repository.repo_type == "model":
             revisions = [revision.commit_hash for revision in repository.revisions]
-            strategy = hub.scan_cache_dir().delete_revisions(*revisions)
+            strategy = cache.delete_revisions(*revisions)
             freed += strategy.expected_freed_size
             strategy.execute()
     return freed
