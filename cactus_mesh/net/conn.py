@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cactus_mesh.net.frames import About
     from cactus_mesh.net.rpc import Session
     from cactus_mesh.net.yamux import MeshStream, MeshYamux
+    from cactus_mesh.ports import ConnectedPeer
 
 MAX_STREAM_HANDLERS: Final = 64
 """Streams of one peer that are handled at once: calls share one, gossip has one, DHT queries are short."""
@@ -49,6 +50,8 @@ class MeshConn(INetConn):
     about: About | None = None
     said: About | None = None
     """What the peer told us of itself, and we told it, last."""
+    seen: ConnectedPeer | None = None
+    """As `connections.seen` has told it last; nothing of it changes but the round trip, and why it is relayed."""
     remote: Address | None = None
     """As `connections.remote` has read it."""
     local_host: str | None = None

@@ -92,6 +92,13 @@ class Connections:
         return [self.seen(conn) for conn in self.conns()]
 
     def seen(self, conn: MeshConn) -> ConnectedPeer:
+        session = conn.session
+        rtt_ms = None if session.rtt_seconds is None else session.rtt_seconds * 1000
+        if conn.seen is None or conn.seen.relayed or conn.seen.rtt_ms != rtt_ms:
+            conn.seen = self._look_at(conn, rtt_ms)
+        return conn.seen
+
+    def _look_at(self, conn: MeshConn, rtt_ms: float | None) -> ConnectedPeer:
         session, relayed = conn.session, is_relayed(conn)
         return ConnectedPeer(
             peer=session.peer,
@@ -100,7 +107,7 @@ class Connections:
             agent=conn.hello.agent,
             address=f"{conn.way}/p2p/{session.peer}",
             relayed=relayed,
-            rtt_ms=None if session.rtt_seconds is None else session.rtt_seconds * 1000,
+            rtt_ms=rtt_ms,
             since=conn.since,
             relay=remote(conn).relay,
             why_relayed=self.why_relayed(session.peer) if relayed else "",
