@@ -18,7 +18,7 @@ import msgpack
 
 from cactus_mesh.core.settlement import SettlementClaim, TaskConsent
 from cactus_mesh.errors import MessageError
-from cactus_mesh.messages import TYPES, Chunk, Order, decode_item, decode_order, encode_unsigned, unseal
+from cactus_mesh.messages import TYPES, Chunk, Likelihood, Order, decode_item, decode_order, encode_unsigned, unseal
 from tests.samples import CLIENT, NOW_MS, TASK_ID, bodies, consent, sealed
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def decoders() -> list[tuple[str, bytes, Callable[[bytes], object], type[Excepti
             (name, sealed(body, name).raw, lambda raw, kind=kind: unseal(raw, kind, now_ms=NOW_MS), MessageError)
         )
     found.append(("order", encode_unsigned(Order(b"a", b"b", [b"c"])), decode_order, MessageError))
-    found.append(("item", encode_unsigned(Chunk(TASK_ID, 0, [1, 2], "text")), decode_item, MessageError))
+    likely = [Likelihood([1, 1, 2], bytes(12), [b"te", b"te", b"<end>"], 4), Likelihood([2], bytes(4), [b"xt"], 0)]
+    found.append(("item", encode_unsigned(Chunk(TASK_ID, 0, [1, 2], "text", likely)), decode_item, MessageError))
     found.append(("consent", consent().to_bcs(), TaskConsent.from_bcs, ValueError))
     found.append(("claim", b"\x19cactus_payment::claim::v1" + bytes(300), SettlementClaim.from_bcs, ValueError))
     return found

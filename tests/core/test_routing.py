@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec import structs
 
+from cactus_mesh.core.likelihoods import likelihood_of
+from cactus_mesh.core.receipts import pack_logprobs
 from cactus_mesh.core.routing import (
     MAX_ATTEMPTS,
     MAX_CHARACTERS_PER_TOKEN,
@@ -73,6 +75,19 @@ def accepted(candidates=2):
     return task
 
 
+def telling():
+    """One that has accepted, of which log-probabilities are asked for."""
+    wanted = Sampling(max_tokens=MAX_TOKENS, top_logprobs=0)
+    task = TaskMachine([A, B], sampling=wanted, deadline_ms=DEADLINE_MS, patience=PATIENCE)
+    task.begin(0)
+    task.handle(Accepted(1), 10)
+    return task
+
+
+def likely(token, logprob):
+    return likelihood_of([token], [logprob], [(b"x", False)])
+
+
 def streaming(candidates=2):
     task = accepted(candidates)
     task.handle(Tokens(1, 0, (5, 6), "so"), 50)
@@ -101,6 +116,30 @@ def test_tokens_are_passed_on_and_kept():
     assert task.handle(Tokens(1, 0, (5, 6), "so"), 50) == [Forward(0, (5, 6), "so"), WakeAt(50 + STALL_MS)]
     assert task.handle(Tokens(1, 2, (7,), " be"), 90) == [Forward(2, (7,), " be"), WakeAt(90 + STALL_MS)]
     assert (task.token_ids, task.text) == ([5, 6, 7], "so be")
+
+
+def test_log_probabilities_are_passed_on_and_the_chosen_tokens_kept():
+    task, told = telling(), [likely(5, -0.5), likely(6, -1.0)]
+    assert task.handle(Tokens(1, 0, (5, 6), "so", told), 50)[0] == Forward(0, (5, 6), "so", told)
+    task.handle(Tokens(1, 2, (7,), " be", [likely(7, -0.25)]), 60)
+    assert task.logprobs == pack_logprobs([-0.5, -1.0, -0.25])
+
+
+@pytest.mark.parametrize("told", [[], [("of", 6, -0.5)], [("of", 5, 0.5)]], ids=["none", "another's", "impossible"])
+def test_who_sends_log_probabilities_that_cannot_be_is_passed_over_for_the_next(told):
+    task = telling()
+    effects = task.handle(Tokens(1, 0, (5,), "so", [likely(*each[1:]) for each in told]), 50)
+    assert effects[:3] == [Abandon(1), Record(A, "failed", 0), Assign(2, B)]
+    assert (task.token_ids, task.logprobs) == ([], b"")
+
+
+def test_where_others_went_before_their_log_probabilities_have_their_places():
+    wanted = Sampling(max_tokens=9, top_logprobs=0)
+    task = TaskMachine([A], sampling=wanted, deadline_ms=DEADLINE_MS, patience=PATIENCE, partial=SO_FAR)
+    task.begin(0)
+    task.handle(Accepted(1), 10)
+    task.handle(Tokens(1, 2, (7,), " be", [likely(7, -0.25)]), 20)
+    assert task.logprobs == pack_logprobs([0, 0, -0.25])
 
 
 def test_as_many_tokens_as_were_asked_for_are_passed_on():

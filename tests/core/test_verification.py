@@ -268,6 +268,28 @@ def test_a_text_that_is_no_continuation_has_no_more_tokens_than_pieces():
         assert failed(liable_receipt(chain, work), chain, work) == (() if holds else ("pieces",))
 
 
+TOLD = Sampling(max_tokens=16, top_logprobs=2)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_log_probabilities_other_than_those_that_were_streamed_fail(depth):
+    chain, silent = chain_of(depth, body=request_with(TOLD)), chain_of(depth)
+    receipt = liable_receipt(chain, WORK)
+    assert failed(receipt, chain, logprobs=WORK.logprobs) == ()
+    for forged in (pack_logprobs([-0.5] * 15 + [-0.4]), WORK.logprobs[4:], b""):
+        assert failed(receipt, chain, logprobs=forged)[0] == "streamed_logprobs"
+        assert failed(liable_receipt(silent, WORK), silent, logprobs=forged) == ()  # nobody has asked
+
+
+def test_what_another_machine_had_streamed_is_not_held_against_who_went_on():
+    partial = Partial([100, 101], " sand sand")
+    chain = chain_of(1, body=request_with(TOLD), assignment={"partial": partial}, links={1: {"partial": partial}})
+    receipt = liable_receipt(chain, WORK)
+    other = pack_logprobs([-0.4, -0.6])
+    assert failed(receipt, chain, logprobs=other + WORK.logprobs[8:]) == ()
+    assert "streamed_logprobs" in failed(receipt, chain, logprobs=other + pack_logprobs([-0.4]) + WORK.logprobs[12:])
+
+
 def test_more_compute_time_than_has_passed_fails():
     for compute_ms, holds in ((100 + CLOCK_SLACK_MS, True), (101 + CLOCK_SLACK_MS, False)):
         work = work_of(compute_ms=compute_ms)
@@ -339,6 +361,7 @@ def test_every_check_has_been_made_to_fail():
     yields = [node.value.elts[0] for node in ast.walk(tree) if isinstance(node, ast.Yield)]
     names = {node.value for node in yields if isinstance(node, ast.Constant)}
     made_to_fail = {*FORGED, "signer", "partial", "model", "tokens", "length", "prompt_tokens", "pieces"}
+    made_to_fail |= {"streamed_logprobs"}
     assert names == made_to_fail | {"compute_time", "claim", "delegate_receipt", "delegate_signature"}
 
 
