@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cactus_mesh.core.audit import error_of
+from cactus_mesh.core.readings import distance, passages_of, read
 from cactus_mesh.core.receipts import pack_logprobs, unpack_logprobs
 from cactus_mesh.core.thresholds import (
     ANY_MODEL,
@@ -25,22 +26,27 @@ from cactus_mesh.core.thresholds import (
     device_pair,
     measured_thresholds,
     read_table,
+    reading_of,
     write_table,
 )
 from cactus_mesh.errors import StateMalformed
 from cactus_mesh.files import write_private
-from cactus_mesh.messages import Generate, Sampling
+from cactus_mesh.messages import MAX_INPUTS, MAX_TOKENS, MOST_PLACES, Classify, Embed, Generate, Rerank, Sampling
 from cactus_mesh.ports import EngineTokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from cactus_mesh.core.readings import Reads
+    from cactus_mesh.core.thresholds import ReadsAs
     from cactus_mesh.ports import Engine, EngineModel
 
 SHIPPED: Final = Path(__file__).with_name("thresholds.json")
 AT_ONCE: Final = (1, 8, 32)
-MAX_TOKENS: Final = 32
+ANSWER_TOKENS: Final = 32
+TEXTS: Final = (1, 4, 24)
+"""In one question to a model that reads: alone, and beside others that are padded to the longest."""
 SEED: Final = 20_260
 WORDS: Final = (
     *("the", "a", "river", "night", "old", "garden", "keeps", "under", "seven", "light", "of", "and", "walks", "not"),
@@ -81,14 +87,32 @@ def questions(count: int, seed: int) -> list[tuple[Generate, Sampling]]:
     """Prompts of several lengths, a third of them to be answered greedily and a third with top-p."""
     rng = random.Random(seed)
     kinds = (
-        Sampling(max_tokens=MAX_TOKENS),
-        Sampling(max_tokens=MAX_TOKENS, temperature_milli=1_000),
-        Sampling(max_tokens=MAX_TOKENS, temperature_milli=800, top_p_milli=950, top_k=100),
+        Sampling(max_tokens=ANSWER_TOKENS),
+        Sampling(max_tokens=ANSWER_TOKENS, temperature_milli=1_000),
+        Sampling(max_tokens=ANSWER_TOKENS, temperature_milli=800, top_p_milli=950, top_k=100),
     )
     return [
         (Generate(" ".join(rng.choices(WORDS, k=rng.choice((4, 12, 40, 120))))), kinds[number % len(kinds)])
         for number in range(count)
     ]
+
+
+def texts_to_read(model: EngineModel, kind: ReadsAs, count: int, seed: int) -> list[Reads]:
+    """Questions to a model that reads, with texts of all lengths that it takes."""
+    rng = random.Random(seed)
+    longest = model.context_tokens // MAX_INPUTS
+
+    def some_text() -> str:
+        return " ".join(rng.choices(WORDS, k=max(1, int(longest * rng.choice((0.02, 0.1, 0.3))))))
+
+    asked: list[Reads] = []
+    for number in range(count):
+        texts = [some_text() for _ in range(TEXTS[number % len(TEXTS)])]
+        if kind == "embed":
+            asked.append(Embed(texts, rng.choice(("mean", "cls"))))
+        else:
+            asked.append(Classify(texts) if kind == "classify" else Rerank(some_text(), texts))
+    return asked
 
 
 async def answer(engine: Engine, model: EngineModel, work: Generate, sampling: Sampling) -> Answer:
@@ -132,6 +156,24 @@ async def worst_of(engine: Engine, model: EngineModel, made: Sequence[Answer]) -
     return Measured(tokens=tokens, answers=len(made), largest_gap=gap, logprob_error=error)
 
 
+async def read_texts(engine: Engine, model: EngineModel, work: Reads) -> str:
+    async with engine.generate(model.digest, work, Sampling(max_tokens=MAX_TOKENS), bytes(32)) as events:
+        return "".join([event.text async for event in events if isinstance(event, EngineTokens)])
+
+
+async def worst_reading_of(engine: Engine, model: EngineModel, made: Sequence[tuple[Reads, str]]) -> Measured:
+    """Read all texts of *made* again on *engine*, as an audit would: the largest distance."""
+    gap, count = 0.0, 0
+    for work, text in made:
+        claimed, places = read(work, text), range(len(passages_of(work)))
+        for start in places[::MOST_PLACES]:
+            some = places[start : start + MOST_PLACES]
+            found = await engine.reread(model.digest, work, some)
+            gap = max(gap, *(distance(work, claimed.rows[at], row) for at, row in zip(some, found.rows, strict=True)))
+        count += len(places)
+    return Measured(tokens=count, answers=len(made), largest_gap=gap, logprob_error=0.0)
+
+
 def worse(one: Measured, other: Measured) -> Measured:
     return Measured(
         tokens=one.tokens + other.tokens,
@@ -152,43 +194,59 @@ async def calibrate(
     All engines have the same models; each one's answers are replayed on all of them.
     """
     found: dict[tuple[bytes, str], Entry] = {}
+    each_time = -(-count // len(AT_ONCE))
     async with AsyncExitStack() as stack:
         engines = [await stack.enter_async_context(opener()) for opener in openers]
         for number, maker in enumerate(engines):
             for model in maker.models:
-                made: list[Answer] = []
-                for place, at_once in enumerate(AT_ONCE):
-                    asked = questions(-(-count // len(AT_ONCE)), seed + 1_000 * number + place)
-                    made += await answers(maker, model, asked, at_once)
-                    tell(f"{model.name}: {len(made)} answers, {at_once} at once")
+                worst = await _answered(maker, model, each_time, seed + 1_000 * number, tell)
                 for judge in engines:
                     device = device_pair(device_of(maker.name), device_of(judge.name))
-                    measured = await worst_of(judge, model, made)
+                    measured = await worst(judge)
                     _merge(found, model, device, measured)
                     tell(f"{model.name}: replayed; largest gap {measured.largest_gap:.2g}, "
                          f"largest error {measured.logprob_error:.2g}")  # fmt: skip
     return list(found.values())
 
 
+async def _answered(
+    maker: Engine, model: EngineModel, each_time: int, seed: int, tell: Callable[[str], None]
+) -> Callable[[Engine], Awaitable[Measured]]:
+    """Have *maker* answer, and give what holds its answers against what another engine finds."""
+    reading = reading_of(model.kinds[0])
+    if reading is not None:
+        works = texts_to_read(model, reading, len(AT_ONCE) * each_time, seed)
+        read_out = [(work, await read_texts(maker, model, work)) for work in works]
+        tell(f"{model.name}: {len(works)} answers")
+        return lambda judge: worst_reading_of(judge, model, read_out)
+    made: list[Answer] = []
+    for place, at_once in enumerate(AT_ONCE):
+        made += await answers(maker, model, questions(each_time, seed + place), at_once)
+        tell(f"{model.name}: {len(made)} answers, {at_once} at once")
+    return lambda judge: worst_of(judge, model, made)
+
+
 def _merge(found: dict[tuple[bytes, str], Entry], model: EngineModel, device: str, measured: Measured) -> None:
     old = found.get((model.digest, device))
     if old is not None and old.measured is not None:
         measured = worse(old.measured, measured)
+    reading = reading_of(model.kinds[0])
     found[model.digest, device] = Entry(
         digest=model.digest.hex(),
         name=model.name,
         dtype=model.dtype,
         device=device,
-        thresholds=measured_thresholds(measured),
+        thresholds=measured_thresholds(measured, reads=reading is not None),
         measured=measured,
+        reads=reading,
     )
 
 
 def for_any_model(entries: Sequence[Entry]) -> list[Entry]:
     """For each dtype and device the widest of what was measured, for models that nobody has calibrated."""
-    widest: dict[tuple[str, str], Measured] = {}
+    widest: dict[tuple[str, str, ReadsAs | None], Measured] = {}
     for entry in entries:
-        key = entry.dtype, entry.device
+        key = entry.dtype, entry.device, entry.reads
         if entry.measured is not None:
             widest[key] = worse(widest[key], entry.measured) if key in widest else entry.measured
     return [
@@ -197,8 +255,9 @@ def for_any_model(entries: Sequence[Entry]) -> list[Entry]:
             name="any",
             dtype=dtype,
             device=device,
-            thresholds=measured_thresholds(measured),
+            thresholds=measured_thresholds(measured, reads=reading is not None),
             measured=measured,
+            reads=reading,
         )
-        for (dtype, device), measured in widest.items()
+        for (dtype, device, reading), measured in widest.items()
     ]

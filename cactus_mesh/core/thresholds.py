@@ -22,6 +22,8 @@ VERSION: Final = 1
 ANY_MODEL: Final = "*"
 MARGIN: Final = 10.0
 """Between the worst that was measured and what passes, and again between that and what fails."""
+READING_MARGIN: Final = 3.0
+"""In place of the second of these for what was read: a distance sums up many roundings, and so has no long tail."""
 LEAST_NOISE: Final = 1e-6
 """A single rounds a log-probability of -16 by as much: no measurement may claim to be finer."""
 _DEVICES: Final = ("cpu", "cuda", "mps", "xpu")
@@ -118,8 +120,19 @@ def device_pair(one: str, other: str) -> str:
     return one if one == other else "+".join(sorted((one, other)))
 
 
-def measured_thresholds(measured: Measured) -> Thresholds:
-    """Thresholds that stand well clear of the worst that honest replays have shown."""
+def measured_thresholds(measured: Measured, *, reads: bool = False) -> Thresholds:
+    """Thresholds that stand well clear of the worst that honest replays have shown.
+
+    *reads*: gaps are distances between what was read and what is read again; there are no log-probabilities.
+    """
+    if reads:
+        gap = max(measured.largest_gap, LEAST_NOISE)
+        return Thresholds(
+            gap_noise=MARGIN * gap,
+            gap_fail=READING_MARGIN * MARGIN * gap,
+            logprob_pass=MARGIN * LEAST_NOISE,
+            logprob_fail=MARGIN * MARGIN * LEAST_NOISE,
+        )
     error = max(measured.logprob_error, LEAST_NOISE)
     # two tokens that near to each other are rare: how near they may be is also told by how far all numbers are off
     gap = max(measured.largest_gap, MARGIN * error, 100 * LEAST_NOISE)

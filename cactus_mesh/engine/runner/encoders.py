@@ -59,32 +59,33 @@ class Encoding:
         self._model = model
         self.texts = _read(model, start.work)
         self.prompt_tokens = sum(map(len, self.texts))
-        self._refuse_unspeakable()
+        self.labels = model.labels if isinstance(start.work, Classify) else []
+        self.rows: list[list[float]] = []
+        """Of a rereading."""
+        self._written = "["
+        self.done = 0
+        self.seconds = 0.0
         self.again = bool(start.places)
         """Whether only some texts are read again, for an audit."""
         if self.again:
             self.texts = [self.texts[place] for place in start.places]
-            self.rows: list[list[float]] = []
-            return
-        most = math.ceil((len(self.texts) * self._most_characters() + 2) / PIECE_CHARACTERS)
-        if start.sampling.max_tokens < most:
-            raise BadParameters(f"an answer to so many texts may have {most} pieces; ask with max_tokens {most}")
-        self._written = "["
-        self.done = 0
-        self.seconds = 0.0
+        else:
+            self._refuse_unspeakable(start.sampling.max_tokens)
 
-    def _refuse_unspeakable(self) -> None:
-        """What no answer can be written of."""
-        labels = self._model.labels if isinstance(self.work, Classify) else []
-        if len(labels) > MOST_WIDTH or len({*labels}) < len(labels):
+    def _refuse_unspeakable(self, max_tokens: int) -> None:
+        """Raises `BadParameters` for what cannot be written as an answer."""
+        if len(self.labels) > MOST_WIDTH or len({*self.labels}) < len(self.labels):
             raise BadParameters(f"{self._model.facts.name} has too many labels, or two of one name")
+        most = math.ceil((len(self.texts) * self._most_characters() + 2) / PIECE_CHARACTERS)
+        if max_tokens < most:
+            raise BadParameters(f"an answer to so many texts may have {most} pieces; ask with max_tokens {most}")
 
     def _most_characters(self) -> int:
         if isinstance(self.work, Embed):
             return int(self._model.network.config.hidden_size) * _NUMBER_CHARACTERS + 4
         if isinstance(self.work, Classify):
-            labels = (len(json.dumps(label)) + _LABEL_CHARACTERS for label in self._model.labels)
-            return sum(labels) + len(self._model.labels) * _NUMBER_CHARACTERS + 4
+            labels = (len(json.dumps(label)) + _LABEL_CHARACTERS for label in self.labels)
+            return sum(labels) + len(self.labels) * _NUMBER_CHARACTERS + 4
         return _NUMBER_CHARACTERS
 
     def next_batch(self) -> list[list[int]]:
@@ -102,8 +103,7 @@ class Encoding:
             self.rows += rows
             self.done += len(rows)
             return []
-        labels = self._model.labels if isinstance(self.work, Classify) else []
-        for each in written(self.work, rows, labels):
+        for each in written(self.work, rows, self.labels):
             self._written += ", " * (self.done > 0) + each
             self.done += 1
         over = self.done == len(self.texts)
@@ -157,8 +157,7 @@ class EncoderLane:
             self._turns.append((id_, encoding))
             return told
         if encoding.again:
-            labels = self.model.labels if isinstance(encoding.work, Classify) else []
-            return [Reread(id_, encoding.rows, labels, encoding.prompt_tokens)]
+            return [Reread(id_, encoding.rows, encoding.labels, encoding.prompt_tokens)]
         return [*told, Finished(id_, "stop", encoding.prompt_tokens, max(1, math.ceil(encoding.seconds * 1000)))]
 
 
