@@ -78,8 +78,6 @@ async def test_the_models_of_the_mesh_are_listed_with_their_prices(site):
         ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
         ("tool_choice", {"tool_choice": "required"}),
         ("n", {"n": 2}),
-        ("logprobs", {"logprobs": True}),
-        ("top_logprobs", {"top_logprobs": 3}),
         ("logit_bias", {"logit_bias": {"1": 5}}),
         ("seed", {"seed": 7}),
         ("store", {"store": True}),

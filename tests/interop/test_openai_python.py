@@ -73,6 +73,34 @@ async def test_a_completion_continues_a_text():
     assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("A cactus keeps", "length")
 
 
+async def test_log_probabilities_are_parsed_whole_streamed_and_put_together():
+    wanted = {"logprobs": True, "top_logprobs": 3}
+
+    def several(client):
+        chunks = [chunk.choices[0].logprobs for chunk in chat(client, stream=True, **wanted) if chunk.choices]
+        with client.chat.completions.stream(model="fake", messages=HELLO, **wanted) as stream:
+            helped = stream.get_final_completion()
+        return chat(client, **wanted), [each for told in chunks if told for each in told.content], helped
+
+    async with open_openai() as (_, ask):
+        whole, streamed, helped = await ask(several)
+    told = whole.choices[0].logprobs.content
+    assert "".join(each.token for each in told) == bytes(b for each in told for b in each.bytes).decode() == FAKE_TEXT
+    assert [(len(each.top_logprobs), each.logprob) for each in told] == [(3, -0.5)] * 15
+    assert [each.model_dump() for each in told] == [each.model_dump() for each in streamed]
+    assert [each.model_dump() for each in told] == [each.model_dump() for each in helped.choices[0].logprobs.content]
+
+
+async def test_log_probabilities_of_a_plain_text_are_parsed():
+    def complete(client):
+        return client.completions.create(model="fake", prompt="go", max_tokens=3, logprobs=2)
+
+    async with open_openai() as (_, ask):
+        told = (await ask(complete)).choices[0].logprobs
+    assert (told.tokens, told.token_logprobs, told.text_offset) == (["A", " cactus", " keeps"], [-0.5] * 3, [0, 1, 8])
+    assert told.top_logprobs[0] == {"A": -0.5, "<end>": -2.5}
+
+
 async def test_the_models_are_listed_and_one_is_looked_up():
     async with open_openai() as (_, ask):
         assert [model.id for model in await ask(lambda client: list(client.models.list()))] == ["fake"]
@@ -86,7 +114,7 @@ TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": 
 
 @pytest.mark.parametrize(
     ("param", "changes"),
-    [("tools", {"tools": [TOOL]}), ("n", {"n": 2}), ("logprobs", {"logprobs": True}), ("seed", {"seed": 1})],
+    [("tools", {"tools": [TOOL]}), ("n", {"n": 2}), ("logit_bias", {"logit_bias": {"1": 5}}), ("seed", {"seed": 1})],
 )
 async def test_what_the_mesh_cannot_do_is_a_bad_request_that_names_it(param, changes):
     async with open_openai() as (_, ask):

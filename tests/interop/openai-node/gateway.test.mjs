@@ -42,6 +42,24 @@ test("a text is continued", async () => {
   assert.equal(answer.choices[0].text, "A cactus keeps");
 });
 
+test("log-probabilities are parsed whole, streamed and put together", async () => {
+  const asked = { ...hello, logprobs: true, top_logprobs: 3 };
+  const told = (await openai.chat.completions.create(asked)).choices[0].logprobs.content;
+  assert.equal(told.map((each) => each.token).join(""), text);
+  assert.equal(Buffer.from(told.flatMap((each) => each.bytes)).toString(), text);
+  assert.deepEqual(told.map((each) => each.top_logprobs.length), told.map(() => 3));
+  const streamed = [];
+  for await (const chunk of await openai.chat.completions.create({ ...asked, stream: true })) {
+    streamed.push(...(chunk.choices[0]?.logprobs?.content ?? []));
+  }
+  assert.deepEqual(streamed, told);
+  const helped = await openai.chat.completions.stream(asked).finalChatCompletion();
+  assert.deepEqual(helped.choices[0].logprobs.content, told);
+  const plain = await openai.completions.create({ model: "fake", prompt: "go", max_tokens: 3, logprobs: 2 });
+  assert.deepEqual(plain.choices[0].logprobs.tokens, ["A", " cactus", " keeps"]);
+  await assert.rejects(openai.chat.completions.create({ ...asked, top_logprobs: 21 }), OpenAI.BadRequestError);
+});
+
 test("the models are listed and one is looked up", async () => {
   const names = [];
   for await (const model of openai.models.list()) names.push(model.id);
@@ -51,7 +69,7 @@ test("the models are listed and one is looked up", async () => {
 
 test("what the mesh cannot do is a bad request that names it", async () => {
   const tools = [{ type: "function", function: { name: "look", parameters: { type: "object", properties: {} } } }];
-  for (const [param, changes] of Object.entries({ tools: { tools }, n: { n: 2 }, logprobs: { logprobs: true } })) {
+  for (const [param, changes] of Object.entries({ tools: { tools }, n: { n: 2 }, seed: { seed: 1 } })) {
     await assert.rejects(openai.chat.completions.create({ ...hello, ...changes }), (error) => {
       assert.ok(error instanceof OpenAI.BadRequestError);
       assert.equal(error.code, "gateway.unsupported");
