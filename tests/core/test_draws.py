@@ -16,6 +16,7 @@ from cactus_mesh.core.draws import (
     by_lot,
     deterring_rate,
     draw,
+    drawn_places,
     is_drawn,
     nonce_of,
     rate_ppm,
@@ -129,3 +130,40 @@ def test_lots_are_drawn_by_stake_however_large_stakes_are(octa):
 def test_a_lot_orders_everybody_once():
     assert sorted(by_lot([5, 1, 9, 2], random.Random(1).random)) == [0, 1, 2, 3]
     assert by_lot([], random.Random(1).random) == []
+
+
+# --- which texts are read again --------------------------------------------------------------------------------------
+
+
+def test_all_of_a_few_texts_are_read_again_and_of_many_no_more_than_lots_are_drawn():
+    assert drawn_places(SECRET, receipts(1)[0], [5] * 8, 8) == list(range(8))
+    for receipt in receipts(50):
+        places = drawn_places(SECRET, receipt, [5] * 200, 8)
+        assert places == sorted({*places}) == drawn_places(SECRET, receipt, [5] * 200, 8)
+        assert 1 <= len(places) <= 8
+        assert places[-1] < 200
+
+
+def test_which_texts_is_known_to_nobody_without_the_secret_or_before_the_receipt():
+    (one, other), efforts = receipts(2), [1] * 10_000
+    drawn = [tuple(drawn_places(key, receipt, efforts, 8)) for key in (SECRET, b"x" * 32) for receipt in (one, other)]
+    assert len({*drawn}) == 4
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_who_leaves_out_a_share_of_the_work_is_found_by_more_than_that_share(share):
+    """However it is spread: here it is in one text of a hundred."""
+    efforts = [*[1_000] * 99, round(99_000 * share / (1 - share))]
+    found = sum(99 in drawn_places(SECRET, receipt, efforts, 8) for receipt in receipts(2_000)) / 2_000
+    assert found == pytest.approx(1 - (1 - share) ** 8, abs=0.04)
+    assert found > share
+
+
+@given(
+    st.lists(st.integers(1, 10**6), min_size=1, max_size=256), st.integers(1, 8), st.binary(min_size=32, max_size=32)
+)
+def test_any_texts_can_be_drawn_from(efforts, most, receipt):
+    places = drawn_places(SECRET, receipt, efforts, most)
+    assert places == sorted({*places})
+    assert 0 <= places[0] <= places[-1] < len(efforts)
+    assert len(places) <= max(most, len(efforts) if len(efforts) <= most else 0)

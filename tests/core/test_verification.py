@@ -261,11 +261,32 @@ def test_each_message_of_a_chat_may_cost_its_template():
     assert most_prompt_tokens(Chat(turns)) == 3 + 64 + 1 + 64 + 64
 
 
-def test_a_text_that_is_no_continuation_has_no_more_tokens_than_pieces():
-    chain = chain_of(0, body=request_with(work=Embed(["one", "two"], "mean")))
-    for characters, tokens, holds in ((1, 1, True), (1_000, 1, True), (1_001, 2, True), (1_000, 2, False)):
-        work = work_of(tokens, text="9" * characters)
-        assert failed(liable_receipt(chain, work), chain, work) == (() if holds else ("pieces",))
+VECTORS = "[[0.600000024, -0.800000012], [1, 0]]"
+
+
+def reading_work(text, tokens, **changes):
+    fields = {"token_ids": [0] * tokens, "logprobs": pack_logprobs([0.0] * tokens), **changes}
+    return work_of(tokens, text=text, finish="stop", **fields)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize(
+    ("text", "tokens", "changes", "names"),
+    [
+        (VECTORS, 1, {}, ()),
+        (VECTORS, 2, {}, ("pieces",)),
+        (VECTORS, 1, {"token_ids": [5]}, ("pieces",)),
+        (VECTORS, 1, {"logprobs": pack_logprobs([-0.5])}, ("pieces",)),
+        (VECTORS.replace(", ", "," + " " * 999), 4, {}, ("form",)),
+        (VECTORS.replace("1, 0", "1.0, 0"), 1, {}, ("form",)),
+        (VECTORS[:-9] + "]", 1, {}, ("form",)),
+    ],
+)
+def test_an_answer_about_texts_is_written_in_the_one_form_and_billed_by_its_length(depth, text, tokens, changes, names):
+    chain = chain_of(depth, body=request_with(work=Embed(["one", "two"], "mean")))
+    work = reading_work(text, tokens, **changes)
+    found = failed(liable_receipt(chain, work), chain, work)
+    assert found == (*names, *(f"delegate_{name}" for name in names if depth))
 
 
 TOLD = Sampling(max_tokens=16, top_logprobs=2)
@@ -360,7 +381,7 @@ def test_every_check_has_been_made_to_fail():
     tree = ast.parse(inspect.getsource(verification))
     yields = [node.value.elts[0] for node in ast.walk(tree) if isinstance(node, ast.Yield)]
     names = {node.value for node in yields if isinstance(node, ast.Constant)}
-    made_to_fail = {*FORGED, "signer", "partial", "model", "tokens", "length", "prompt_tokens", "pieces"}
+    made_to_fail = {*FORGED, "signer", "partial", "model", "tokens", "length", "prompt_tokens", "pieces", "form"}
     made_to_fail |= {"streamed_logprobs"}
     assert names == made_to_fail | {"compute_time", "claim", "delegate_receipt", "delegate_signature"}
 
