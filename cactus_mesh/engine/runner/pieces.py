@@ -30,8 +30,9 @@ class TokenPieces:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int]) -> None:
         self._tokenizer = tokenizer
-        self._added: dict[int, Any] = tokenizer.added_tokens_decoder
-        self._special = {id_ for id_, each in self._added.items() if each.special} | set(tokenizer.all_special_ids)
+        added: dict[int, Any] = tokenizer.added_tokens_decoder
+        self._added = set(added)
+        self._special = {id_ for id_, each in added.items() if each.special} | set(tokenizer.all_special_ids)
         self._special |= set(end_ids)
         decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
         rules = b"" if decoder is None else decoder.__getstate__()
@@ -58,8 +59,8 @@ class TokenPieces:
             return f"<{id_}>".encode(), True
         if id_ in self._special:
             return written.encode(), True
-        if id_ in self._added:
-            return str(self._added[id_].content).encode(), False
+        if id_ in self._added:  # written as they are
+            return self._read(id_).encode(), False
         if self._is_byte_level and all(letter in _BYTE_OF for letter in written):
             return bytes(_BYTE_OF[letter] for letter in written), False
         if self._falls_back_to_bytes and (byte := _ONE_BYTE.fullmatch(written)):
