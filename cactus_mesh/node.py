@@ -31,11 +31,12 @@ from cactus_mesh.core.serving import Load
 from cactus_mesh.directory import Directory
 from cactus_mesh.dispatch import Dispatcher
 from cactus_mesh.dossier import open_dossier
+from cactus_mesh.heard import heard_network
 from cactus_mesh.herald import Herald
 from cactus_mesh.itself import answering_itself
 from cactus_mesh.journal import open_journal
 from cactus_mesh.known import require_way_in, with_known_peers, with_neighbours
-from cactus_mesh.live import Sources, TaskTable, open_live, watched_network
+from cactus_mesh.live import Sources, TaskTable, open_live, watching
 from cactus_mesh.noting import Notes
 from cactus_mesh.orchestrator import offers_of, open_orchestrator
 from cactus_mesh.records import open_recorder
@@ -183,14 +184,15 @@ async def open_node(
         if "router" in config.roles:
             network = answering_itself(network, identity.public_key)
         services = await stack.enter_async_context(open_service_nursery())
+        tasks = TaskTable()
+        listeners = [watching(tasks)]
         if meter is not None:
-            from cactus_mesh.observability.measured import MeasuredEngine, measured_network
+            from cactus_mesh.observability.measured import MeasuredEngine, measuring
 
-            network = measured_network(network, meter)
+            listeners.append(measuring(meter))
             engine = MeasuredEngine(engine, meter) if engine is not None else None
             services.start_soon(meter.watch_loop)
-        tasks = TaskTable()
-        network = watched_network(network, tasks)
+        network = heard_network(network, listeners)
         node = await _Roles(stack, services, identity, config, home, network, ledger, book, engine, tasks, notes).open()
         if meter is not None:
             from cactus_mesh.observability.gauges import NodeCollector
@@ -363,7 +365,7 @@ async def open_client(
             claim_beside(services, identity, open_ledger, book, config.claims)
             async with open_client_role(
                 identity,
-                open_network if tasks is None else watched_network(open_network, tasks),
+                open_network if tasks is None else heard_network(open_network, [watching(tasks)]),
                 open_ledger,
                 config.client,
                 consented=lambda consent: book.asked(consent.client, consent.task_id, consent.expires_at),

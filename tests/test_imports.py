@@ -41,6 +41,7 @@ SHELLS = {
     "orchestrator",
     "client",
     "answer",
+    "heard",
     "herald",
     "settling",
     "journal",

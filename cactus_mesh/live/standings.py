@@ -9,8 +9,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from cactus_mesh.heard import GONE, OK
 from cactus_mesh.identity import peer_id
-from cactus_mesh.live.tasks import GONE, OK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import trio
 
 from cactus_mesh.clock import wall_clock
+from cactus_mesh.heard import OK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,10 +27,6 @@ TEXT_CHARACTERS: Final = 8_000
 """Of one answer: some screens full."""
 TEXTS_KEPT: Final = 64
 """Tasks with text, the longest ago forgotten first: half a megabyte."""
-OK: Final = "ok"
-GONE: Final = "gone"
-FAILED: Final = "failed"
-"""An error that has no code of ours; the log explains it."""
 
 
 @dataclass(slots=True)
@@ -113,7 +110,7 @@ class Totals:
 
 
 class TaskTable:
-    """Filled by `watched_network`, read by `Live`."""
+    """Filled by who is `watching`, read by `Live`."""
 
     def __init__(self) -> None:
         self.totals: dict[Part, Totals] = {part: Totals() for part in PARTS}

@@ -1,99 +1,56 @@
-"""A node's network and engine with a meter at them: they do what they did, and what passes is counted."""
+"""A node's meter at its tasks (`heard_network`) and its engine: they do what they did, and what passes is counted."""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, cast
+from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
-from cactus_mesh.dispatch import RUN_METHOD
-from cactus_mesh.messages import Chunk, decode_item
+from cactus_mesh.messages import Chunk
 from cactus_mesh.observability.gauges import EngineCollector
 from cactus_mesh.ports import EngineFinish, EngineTokens
-from cactus_mesh.router import SUBMIT_METHOD
-from cactus_mesh.verifying import AUDIT_METHOD
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-    from typing import TypeVar
 
-    from cactus_mesh.messages import Sampling, Work
+    from cactus_mesh.heard import Listener, Part
+    from cactus_mesh.identity import PeerId
+    from cactus_mesh.messages import Sampling, StreamItem, Work
     from cactus_mesh.observability.meter import Meter
     from cactus_mesh.ports import (
-        Call,
         Engine,
         EngineEvent,
         EngineMemory,
         EngineModel,
         Generation,
-        Handler,
-        Network,
         Replay,
-        Reply,
         Rereading,
     )
 
-    N = TypeVar("N", bound=Network)
 
-ROLES: Final = {SUBMIT_METHOD: "router", RUN_METHOD: "orchestrator", AUDIT_METHOD: "verifier"}
-"""Who is asked, by the call."""
-
-
-def measured_network(network: N, meter: Meter) -> N:
-    return cast("N", _Network(network, meter))
+def measuring(meter: Meter) -> Listener:
+    return partial(_Measured, meter)
 
 
-class _Network:
-    def __init__(self, network: Network, meter: Meter) -> None:
-        self._network = network
-        self._meter = meter
+class _Measured:
+    """Counts one task, and sees when the first token leaves here."""
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)
-
-    def serve(self, method: str, handler: Handler, *, at_once: int) -> None:
-        role = ROLES.get(method)
-        if role is None:
-            self._network.serve(method, handler, at_once=at_once)
-            return
-        meter = self._meter
-
-        async def measured(call: Call) -> None:
-            with meter.task(role):
-                await handler(_Call(call, meter, role))
-
-        self._network.serve(method, measured, at_once=at_once)
-
-    @asynccontextmanager
-    async def call(self, peer: Any, method: str, payload: bytes) -> AsyncIterator[Reply]:
-        if method != SUBMIT_METHOD:
-            async with self._network.call(peer, method, payload) as reply:
-                yield reply
-            return
-        with self._meter.task("client"):
-            async with self._network.call(peer, method, payload) as reply:
-                yield reply
-
-
-class _Call:
-    """Sees when the first token leaves."""
-
-    def __init__(self, call: Call, meter: Meter, role: str) -> None:
-        self.peer = call.peer
-        self.public_key = call.public_key
-        self.payload = call.payload
-        self._call = call
+    def __init__(self, meter: Meter, role: Part, _payload: bytes, _peer: PeerId) -> None:
         self._meter = meter
         self._role = role
         self._began = trio.current_time()
-        self._spoke = role == "verifier"
+        self._spoke = role in ("client", "verifier")
 
-    async def send(self, item: bytes) -> None:
-        if not self._spoke and isinstance(decode_item(item), Chunk):
+    def item(self, item: StreamItem) -> None:
+        if not self._spoke and isinstance(item, Chunk):
             self._spoke = True
             self._meter.first_token_seconds.labels(self._role).observe(trio.current_time() - self._began)
-        await self._call.send(item)
+
+    def ended(self, outcome: str) -> None:
+        self._meter.tasks.labels(self._role, outcome).inc()
+        self._meter.task_seconds.labels(self._role).observe(trio.current_time() - self._began)
 
 
 class MeasuredEngine:

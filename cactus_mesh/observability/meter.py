@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 
-from cactus_mesh.errors import MeshError
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-OK: Final = "ok"
-GONE: Final = "gone"
-"""Nobody waits for the answer any more."""
-FAILED: Final = "failed"
-"""An error without a code: a bug, and the log has it."""
 MODELS_NAMED: Final = 32
 """As many as a node may be configured with; what comes beyond is counted as one."""
 OTHER_MODEL: Final = "other"
@@ -91,23 +83,6 @@ class Meter:
 
     def model(self, name: str, offered: Sequence[str]) -> str:
         return name if name in offered[:MODELS_NAMED] else OTHER_MODEL
-
-    @contextmanager
-    def task(self, role: str) -> Iterator[None]:
-        began = trio.current_time()
-        outcome = FAILED
-        try:
-            yield
-            outcome = OK
-        except MeshError as error:
-            outcome = error.code
-            raise
-        except trio.Cancelled:
-            outcome = GONE
-            raise
-        finally:
-            self.tasks.labels(role, outcome).inc()
-            self.task_seconds.labels(role).observe(trio.current_time() - began)
 
     def ledger_answered(self, operation: str, seconds: float, code: str | None) -> None:
         self.ledger_seconds.labels(operation).observe(seconds)

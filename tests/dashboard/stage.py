@@ -14,7 +14,8 @@ from cactus_mesh.client import open_client_role
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.config import ClientConfig, Config, GatewayConfig
 from cactus_mesh.gateway.server import open_gateway
-from cactus_mesh.live import Sources, TaskTable, open_live, watched_network
+from cactus_mesh.heard import heard_network
+from cactus_mesh.live import Sources, TaskTable, open_live, watching
 from cactus_mesh.portal import Portal
 from cactus_mesh.testing.engine import FakeEngine
 from tests.gateway.conftest import listed, until
@@ -92,7 +93,7 @@ async def open_stage(
         await world.router()
         me, tasks = identity("client"), TaskTable()
         world.ledger.deposit_for(me, deposit)
-        network = watched_network(world.mesh.join(me), tasks)
+        network = heard_network(world.mesh.join(me), [watching(tasks)])
         settings = ClientConfig(model="fake")
         client = await stack.enter_async_context(open_client_role(me, network, world.ledger, settings, clock))
         sources = Sources(

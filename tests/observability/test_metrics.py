@@ -9,16 +9,14 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from cactus_mesh.engine.frames import Pulse
-from cactus_mesh.errors import BY_CODE, AddressMalformed, Busy
+from cactus_mesh.errors import AddressMalformed, Busy
 from cactus_mesh.gateway.scrape import open_scrape, place_of
-from cactus_mesh.messages import Generate, Sampling
-from cactus_mesh.observability import meter as meters
+from cactus_mesh.messages import Chunk, Generate, Sampling
 from cactus_mesh.observability.gauges import EngineCollector
-from cactus_mesh.observability.measured import MeasuredEngine
+from cactus_mesh.observability.measured import MeasuredEngine, measuring
 from cactus_mesh.observability.meter import Meter
 from cactus_mesh.ports import EngineMemory
 from cactus_mesh.testing.engine import FAKE_MODEL, FakeEngine
@@ -98,18 +96,19 @@ def test_promtool_finds_nothing_to_improve(seen):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-async def test_an_outcome_is_a_stable_code_or_one_of_three_words():
+async def test_a_task_is_counted_by_its_end_and_timed_once_to_its_first_token():
     meter = Meter()
-    for error in (Busy("full"), ValueError("a bug")):
-        with pytest.raises(type(error)), meter.task("router"):
-            raise error
-    with trio.CancelScope() as scope, meter.task("router"):
-        scope.cancel()
-        await trio.lowlevel.checkpoint()
+    listen = measuring(meter)
+    for part, outcome in (("router", "ok"), ("client", Busy.code), ("verifier", "gone")):
+        task = listen(part, b"", "peer")
+        for _ in range(2):
+            task.item(Chunk(bytes(16), 0, [1], "a"))
+        task.ended(outcome)
     text = meter.text().decode()
-    found = set(re.findall(r'tasks_total\{outcome="([^"]+)"', text))
-    assert found == {Busy.code, meters.FAILED, meters.GONE}
-    assert Busy.code in BY_CODE
+    ends = set(re.findall(r'tasks_total\{outcome="([^"]+)",role="([^"]+)"\} 1.0', text))
+    assert ends == {("ok", "router"), (Busy.code, "client"), ("gone", "verifier")}
+    assert value(text, "cactus_mesh_first_token_seconds_count", role="router") == 1
+    assert 'first_token_seconds_count{role="client"}' not in text
 
 
 async def test_a_measured_engine_answers_as_before_and_counts_tokens():
