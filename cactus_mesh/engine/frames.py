@@ -38,6 +38,11 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     places: list[int] = []
     """Texts that are to be read again, and no others: what comes of it is one `Reread`."""
 
+    @property
+    def paid(self) -> bool:
+        """Audits are not."""
+        return not self.replay and not self.places
+
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     """Answered with `Ended`, also when the generation is over already."""

@@ -3,7 +3,8 @@
 Whoever waits for a model that is not there waits in one queue, first come, first loaded.  Room is made by unloading the
 models that were used longest ago, idle ones first; where only busy ones are left, they are *drained*: what they have
 begun comes to its end, what comes new waits in the queue.  What has just been loaded stays for a while, so that
-requests for two models in turn do not spend their time with loading.
+requests for two models in turn do not spend their time with loading.  What nobody pays for, an audit, takes no room
+from a model that is at work or lately was.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 KEEP_FACTOR: Final = 2.0
 """A model stays for so many times as long as its loading took: at most a third of the time is spent with loading."""
 LEAST_KEEP_SECONDS: Final = 1.0
+LATELY_SECONDS: Final = 600.0
+"""A model that was paid for since is not unloaded for an audit, which another verifier can make."""
 FIRST_BENCH_SECONDS: Final = 10.0
 LAST_BENCH_SECONDS: Final = 600.0
 
@@ -41,6 +44,12 @@ class _Present:
     keep_until: float
     used_at: float
     running: set[int] = field(default_factory=set)
+
+    def may_go(self, now: float) -> bool:
+        return self.keep_until <= now
+
+    def used(self, now: float) -> bool:
+        return bool(self.running) or now - self.used_at < LATELY_SECONDS
 
 
 class Bench:
@@ -74,6 +83,7 @@ class Residency:
         self._waiting: dict[int, Model] = {}
         """In the order of their coming."""
         self._draining: frozenset[Model] = frozenset()
+        self._unpaid: set[int] = set()
 
     @property
     def present(self) -> tuple[Model, ...]:
@@ -100,13 +110,22 @@ class Residency:
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    def ask(self, id_: int, model: Model, now: float) -> bool:
+    def ask(self, id_: int, model: Model, now: float, *, paid: bool = True) -> bool:
         """Whether request *id_* may begin at once; else it waits until `ready` names it or `failed` ends it."""
+        if not paid:
+            self._unpaid.add(id_)
         if model in self._present and model not in self._draining:
             self._begin(id_, model, now)
             return True
         self._waiting[id_] = model
         return False
+
+    def disturbs(self, model: Model, now: float) -> bool:
+        """Whether loading *model* would take room from one that is at work or lately was."""
+        if model in self._present or model == self._loading or model in self._waiting.values():
+            return False
+        idle = [each for each, there in self._present.items() if there.may_go(now) and not there.used(now)]
+        return self._needs[model] > self._room - self.used + sum(self._needs[each] for each in idle)
 
     def leave(self, id_: int, now: float) -> None:
         """A request is over, or is not wanted any more; unknown ones are fine."""
@@ -114,7 +133,9 @@ class Residency:
         for there in self._present.values():
             if id_ in there.running:
                 there.running.discard(id_)
-                there.used_at = now
+                if id_ not in self._unpaid:
+                    there.used_at = now
+        self._unpaid.discard(id_)
 
     def ready(self, now: float) -> list[int]:
         """Those that waited and may begin now."""
@@ -125,7 +146,8 @@ class Residency:
 
     def _begin(self, id_: int, model: Model, now: float) -> None:
         self._present[model].running.add(id_)
-        self._present[model].used_at = now
+        if id_ not in self._unpaid:
+            self._present[model].used_at = now
 
     # --- models ------------------------------------------------------------------------------------------------------
 
@@ -145,7 +167,7 @@ class Residency:
     def _victims(self, missing: int, now: float) -> list[Model]:
         """Which have to go so that *missing* bytes more are free; none when those that may go are not enough."""
         may_go = sorted(
-            (model for model, there in self._present.items() if there.keep_until <= now),
+            (model for model, there in self._present.items() if there.may_go(now)),
             key=lambda model: (bool(self._present[model].running), self._present[model].used_at),
         )
         chosen: list[Model] = []
@@ -179,4 +201,5 @@ class Residency:
     def _forget(self, model: Model) -> Iterator[int]:
         for id_ in [id_ for id_, wanted in self._waiting.items() if wanted == model]:
             del self._waiting[id_]
+            self._unpaid.discard(id_)
             yield id_

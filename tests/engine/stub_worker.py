@@ -22,6 +22,7 @@ from cactus_mesh.engine.frames import (
     ModelFacts,
     Open,
     Ready,
+    Residence,
     Start,
     Token,
     decode_command,
@@ -43,7 +44,7 @@ def ready(digest: bytes) -> Ready:
     return Ready("stub", [facts])
 
 
-def begin(mode: str, again: bool) -> None:
+def begin(mode: str, again: bool, avoid: list[bytes]) -> None:
     if mode == "dead" or (again and mode == "then dead"):
         sys.exit("no library")
     if mode == "no model":
@@ -55,6 +56,8 @@ def begin(mode: str, again: bool) -> None:
     elif mode == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         tell(ready(FAKE_MODEL.digest))
+    elif again and mode == "then avoiding" and not avoid:
+        tell(LoadFailed("model.missing", "it was not told what to avoid"))
     else:
         tell(ready(bytes(32) if again and mode == "then other" else FAKE_MODEL.digest))
 
@@ -63,7 +66,10 @@ def work(start: Start) -> None:
     prompt = start.work.prompt
     tell(Admitted(start.id))
     tell(Token(start.id, 1, -0.5, "one"))
-    if prompt == "die":
+    if prompt == "die while loading":
+        tell(Residence([], start.model_digest, 0, 1))
+        os._exit(9)
+    elif prompt == "die":
         os._exit(3)
     elif prompt == "hang":
         time.sleep(60)
@@ -84,8 +90,8 @@ def main() -> None:
     while data := os.read(0, 65536):
         for body in frames.feed(data):
             match decode_command(body):
-                case Open():
-                    begin(mode, again)
+                case Open() as order:
+                    begin(mode, again, order.avoid)
                 case Start() as start:
                     work(start)
                 case Cancel(id_):

@@ -182,6 +182,20 @@ def test_a_family_is_computed_as_transformers_computes_it(name: str, tmp_path: P
     assert complexity(residents.facts[0].shape, 290, 10) == pytest.approx(counter.get_total_flops() / 1e6, rel=0.01)
 
 
+def test_what_another_model_sets_for_the_process_while_it_is_loaded_changes_no_token(tmp_path: Path) -> None:
+    """Transformers changes torch's default dtype then, for all threads."""
+    import torch
+
+    folder = make(tmp_path, *SERVED["soft caps"])
+    residents, inbox = opened(folder)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        made = made_by_the_engine(residents, inbox)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert made == made_by_transformers(folder)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_be_computed_wrongly_is_refused_by_name(name: str, tmp_path: Path) -> None:
     kind, settings, why = REFUSED[name]

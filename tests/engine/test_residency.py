@@ -12,6 +12,7 @@ from cactus_mesh.engine.residency import (
     FIRST_BENCH_SECONDS,
     KEEP_FACTOR,
     LAST_BENCH_SECONDS,
+    LATELY_SECONDS,
     LEAST_KEEP_SECONDS,
     Bench,
     Load,
@@ -87,6 +88,29 @@ def test_an_idle_model_goes_before_a_busy_one_that_was_used_longer_ago() -> None
     residency.leave(2, 7)
     residency.ask(3, C, 8)
     assert residency.next(8) == Unload(B)
+
+
+def test_an_audit_takes_no_room_from_what_is_at_work_or_lately_was() -> None:
+    residency = full(A, B)
+    residency.ask(1, A, 10)
+    residency.leave(1, 20)
+    assert residency.disturbs(C, 20 + LATELY_SECONDS - 1) is False, "B was not used since it was loaded"
+    residency.ask(2, B, 30)
+    assert residency.disturbs(C, 20 + LATELY_SECONDS - 1)
+    assert not residency.disturbs(B, 30)
+    assert not residency.disturbs(C, 20 + LATELY_SECONDS)
+    residency.ask(3, C, 30)
+    assert not residency.disturbs(C, 31), "somebody who pays waits for it already"
+
+
+def test_an_audit_is_no_use_that_keeps_a_model() -> None:
+    residency = full(A, B)
+    residency.ask(1, B, 2)
+    residency.ask(2, A, 10, paid=False)
+    residency.leave(1, 3)
+    residency.leave(2, 11)
+    residency.ask(3, C, 12)
+    assert residency.next(12) == Unload(A)
 
 
 def test_none_goes_that_makes_no_difference() -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import gc
 import queue
 import shutil
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
-from cactus_mesh.engine import EngineSettings, open_engine, service
+from cactus_mesh.engine import EngineSettings, open_engine, residency
 from cactus_mesh.engine.frames import Admitted, Cancel, Failed, Finished, Open, Residence, Start
 from cactus_mesh.engine.models import SELFTEST_FOLDER
-from cactus_mesh.errors import EngineFailed, ModelTooLarge
+from cactus_mesh.errors import ModelTooLarge
 from cactus_mesh.messages import Generate, Sampling
 from tests.engine.test_port import QUESTION, SEED, make
 
@@ -29,6 +28,13 @@ ONE_AT_A_TIME = EngineSettings(slots=8, threads=1, memory_mib=24, cache_mib=8)
 """The self-test model's weights take 9 MiB."""
 
 
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: what was just loaded may go at once."""
+    monkeypatch.setattr(residency, "LEAST_KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(residency, "KEEP_FACTOR", 0.0)
+
+
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two folders of one content but for a file, so that they are two models."""
@@ -38,13 +44,15 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return list(map(str, found))
 
 
-def loop_of(words: list[str], settings: EngineSettings = ONE_AT_A_TIME) -> tuple[Loop, list[Event]]:
+def loop_of(
+    words: list[str], settings: EngineSettings = ONE_AT_A_TIME, avoid: list[bytes] | None = None
+) -> tuple[Loop, list[Event]]:
     from cactus_mesh.engine.runner.loop import Loop
     from cactus_mesh.engine.runner.residents import open_residents
 
     inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
     events: list[Event] = []
-    residents = open_residents(Open(words, settings), inbox.put, lambda _: None)
+    residents = open_residents(Open(words, settings, avoid or []), inbox.put, lambda _: None)
     return Loop(residents, settings.slots, inbox, events.extend), events
 
 
@@ -63,11 +71,24 @@ def until(loop: Loop, events: list[Event], kind: type[Event], id_: int) -> int:
     return pytest.fail(f"it never came; there were {events[-5:]}")
 
 
+async def a_deadline_holds(engine: Engine) -> None:
+    """While a model is waited for."""
+    first, second = (model.digest for model in engine.models)
+    async with engine.generate(first, QUESTION, Sampling(max_tokens=900), SEED) as events:
+        await anext(events)
+        with trio.move_on_after(0.2) as scope:
+            async with engine.generate(second, QUESTION, Sampling(max_tokens=4), SEED):
+                pytest.fail("its model has no room")
+        assert scope.cancelled_caught
+    assert (await make(engine)).finish.finish == "stop"
+
+
 async def test_two_models_with_room_for_one_answer_as_alone_and_what_waits_is_not_charged(twins: list[str]) -> None:
     with trio.fail_after(120):
         async with open_engine(twins, ONE_AT_A_TIME) as engine:
+            await a_deadline_holds(engine)
             assert [model.name for model in engine.models] == ["first", "second"]
-            assert engine.memory.loaded == ("first",)
+            assert len(engine.memory.loaded) == 1
             assert 0 < engine.memory.used <= engine.memory.room == 24 << 20
             answers = []
 
@@ -134,47 +155,31 @@ def test_an_unloaded_model_leaves_nothing_behind(twins: list[str]) -> None:
         assert held() < before + (2 << 20)
 
 
+def test_a_model_that_is_to_be_avoided_is_loaded_when_it_is_asked_for(twins: list[str]) -> None:
+    """It has ended a worker while it was loaded."""
+    first = loop_of(twins)[0]._residents.facts[0].digest
+    loop, events = loop_of(twins, avoid=[first])
+    assert loop._residents.told().present == [loop._residents.facts[1].digest]
+    start(loop, 1, 0)
+    until(loop, events, Finished, 1)
+
+
+def test_an_audit_unloads_nothing_that_lately_worked_and_half_of_the_slots_never_wait(twins: list[str]) -> None:
+    loop, events = loop_of(twins)
+    digest = loop._residents.facts[1].digest
+    loop._inbox.put(Start(1, digest, Generate("One day"), Sampling(max_tokens=4), bytes(32), [5, 6], replay=True))
+    failed = events[until(loop, events, Failed, 1)]
+    assert failed.code == "task.busy"
+    assert "second is not in memory, and no model that is at work makes room for an audit" in failed.message
+    start(loop, 2, 0, max_tokens=60)
+    for id_ in range(3, 3 + ONE_AT_A_TIME.slots // 2 + 1):
+        start(loop, id_, 1)
+    refused = events[until(loop, events, Failed, 3 + ONE_AT_A_TIME.slots // 2)]
+    assert "half of the slots wait for models" in refused.message
+    start(loop, 99, 0)
+    assert until(loop, events, Admitted, 3) < until(loop, events, Finished, 99)
+
+
 def test_what_can_never_fit_is_refused_by_name_before_anything_is_loaded() -> None:
     with pytest.raises(ModelTooLarge, match=r"cactus-selftest has weights of \d+ MiB; engine.memory_mib \(4\)"):
         loop_of(["selftest"], EngineSettings(memory_mib=4))
-
-
-async def test_a_deadline_holds_while_a_model_is_waited_for(twins: list[str]) -> None:
-    async def scenario(engine: Engine) -> None:
-        first, second = (model.digest for model in engine.models)
-        async with engine.generate(first, QUESTION, Sampling(max_tokens=900), SEED) as events:
-            await anext(events)
-            with trio.move_on_after(0.2) as scope:
-                async with engine.generate(second, QUESTION, Sampling(max_tokens=4), SEED):
-                    pytest.fail("its model has no room")
-            assert scope.cancelled_caught
-        assert (await make(engine)).finish.finish == "stop"
-
-    with trio.fail_after(60):
-        async with open_engine(twins, ONE_AT_A_TIME) as engine:
-            await scenario(engine)
-
-
-async def test_a_model_whose_loading_ends_the_worker_is_named_and_left_alone_for_a_while(
-    twins: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A worker whose loading thread kills it, as the system does when memory runs out."""
-    program = tmp_path / "worker.py"
-    program.write_text(
-        "import os\n"
-        "from cactus_mesh.engine.runner import __main__, residents\n"
-        "real = residents.load\n"
-        "def load(examined, settings):\n"
-        "    return os._exit(9) if examined.name == 'second' else real(examined, settings)\n"
-        "residents.load = load\n"
-        "__main__.main()\n",
-        encoding="utf-8",
-    )
-    monkeypatch.setattr(service, "FIRST_BACKOFF_SECONDS", 0.01)
-    with trio.fail_after(120):
-        async with service.open_service(twins, ONE_AT_A_TIME, (sys.executable, str(program))) as engine:
-            with pytest.raises(EngineFailed, match="status 9 while it loaded second; it is being"):
-                await make(engine, model=1)
-            with pytest.raises(EngineFailed, match=r"loading second has ended .* tried again in"):
-                await make(engine, model=1)
-            assert (await make(engine)).finish.finish == "stop"

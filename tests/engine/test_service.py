@@ -95,6 +95,15 @@ async def test_a_stuck_worker_is_replaced(stub: OpenStub) -> None:
         assert await events_of(engine, "hello") == [ONE, EngineFinish("length", 1, 1)]
 
 
+async def test_a_model_whose_loading_ends_the_worker_is_named_and_left_alone_for_a_while(stub: OpenStub) -> None:
+    async with stub("then avoiding") as engine:
+        with pytest.raises(EngineFailed, match=r"status 9 while it loaded .*; it is being replaced"):
+            await events_of(engine, "die while loading")
+        with pytest.raises(EngineFailed, match=r"loading .* has ended .* tried again in"):
+            await events_of(engine, "hello")
+        await engine._running_worker()
+
+
 async def test_an_engine_whose_workers_all_die_gives_up_and_says_so(
     stub: OpenStub, caplog: pytest.LogCaptureFixture
 ) -> None:

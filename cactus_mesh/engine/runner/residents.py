@@ -23,7 +23,7 @@ from cactus_mesh.engine.runner.encoders import EncoderLane, LoadedEncoder
 from cactus_mesh.engine.runner.examining import examine_models
 from cactus_mesh.engine.runner.lane import Lane, failure
 from cactus_mesh.engine.runner.loading import load, prepare_process
-from cactus_mesh.errors import EngineFailed, MeshError
+from cactus_mesh.errors import Busy, EngineFailed, MeshError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -111,7 +111,12 @@ class Residents:
         now = time.monotonic()
         if seconds := self._bench.seconds_left(digest, now):
             raise EngineFailed(f"{self._why[digest]}; it is tried again in {seconds:.0f} s")
-        if not self._residency.ask(start.id, digest, now):
+        if not start.paid and self._residency.disturbs(digest, now):
+            name = self._examined[digest].name
+            raise Busy(f"{name} is not in memory, and no model that is at work makes room for an audit; ask another")
+        if digest not in self._residency.present and len(self._waiting) >= max(1, self._settings.slots // 2):
+            raise Busy("half of the slots wait for models to be loaded; try again or ask another orchestrator")
+        if not self._residency.ask(start.id, digest, now, paid=start.paid):
             self._waiting[start.id] = start
             return False
         self._lane(digest).start(start)
