@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cactus_mesh.core.audit import Comparison, audit_of, compare, error_of, finding_of, judge
+from cactus_mesh.core.audit import (
+    Comparison,
+    audit_of,
+    compare,
+    compare_texts,
+    error_of,
+    finding_of,
+    finding_of_texts,
+    judge,
+)
 from cactus_mesh.core.thresholds import (
     ANY_MODEL,
     UNCALIBRATED,
@@ -25,8 +34,8 @@ from cactus_mesh.core.thresholds import (
     write_table,
 )
 from cactus_mesh.errors import MessageMalformed, StateMalformed
-from cactus_mesh.messages import seed_of, text_digest
-from cactus_mesh.ports import Replay
+from cactus_mesh.messages import Classify, Embed, Rerank, seed_of, text_digest
+from cactus_mesh.ports import Replay, Rereading
 from tests.core.cases import chain_of, liable_receipt, work_of
 from tests.samples import CLIENT, DELEGATE, OFFER, ORCHESTRATOR, ROUTER, bodies
 
@@ -134,6 +143,67 @@ def test_a_worse_answer_is_never_judged_better(tokens, mismatches, gap, error, m
     assert order.index(judge(worse, THRESHOLDS).result) >= order.index(one.result)
 
 
+# --- texts that are read again ---------------------------------------------------------------------------------------
+
+WORK = Classify(["one", "two", "three"])
+SAID = '[{"no": 0.25, "yes": 0.75}, {"no": 0.5, "yes": 0.5}, {"no": 1, "yes": 0}]'
+READ = {"rows": ((0.25, 0.75), (1.0, 0.0)), "labels": ("no", "yes"), "prompt_tokens": 5}
+
+
+def texts_result(text=SAID, thresholds=THRESHOLDS, *, numbers=None, **changes):
+    found = finding_of_texts(bytes(32), Rereading(**{**READ, **changes}), "fake/1")
+    found = found if numbers is None else msgspec.structs.replace(found, numbers=numbers)
+    return judge(compare_texts(WORK, CLAIM, text, [0, 2], found, thresholds), thresholds)
+
+
+def test_texts_that_say_the_same_when_they_are_read_again_pass():
+    assert texts_result().result == "pass"
+    assert texts_result(rows=((0.25001, 0.74999), (1.0, 0.0))).result == "pass"
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"prompt_tokens": 4}, "replay_prompt_tokens"),
+        ({"labels": ("yes", "no")}, "replay_labels"),
+        ({"labels": ("no", "yea")}, "replay_labels"),
+        ({"rows": ((0.75, 0.25), (1.0, 0.0))}, "replay_texts"),
+        ({"rows": ((0.25, 0.75), (0.0, 1.0))}, "replay_texts"),
+        ({"rows": ((0.2505, 0.7495), (0.99, 0.01))}, "replay_texts"),
+    ],
+)
+def test_each_false_claim_about_texts_fails_by_its_name(changes, name):
+    assert (texts_result(**changes).result, texts_result(**changes).failed) == ("fail", (name,))
+
+
+def test_other_numbers_for_each_text_than_the_model_has_fail():
+    assert "replay_width" in texts_result(rows=((0.25, 0.5, 0.25), (1.0, 0.0, 0.0))).failed
+
+
+def test_one_text_that_is_a_little_off_is_a_doubt():
+    doubted = texts_result(rows=((0.2505, 0.7495), (1.0, 0.0)))
+    assert (doubted.result, doubted.failed) == ("inconclusive", ("replay_texts",))
+
+
+def test_without_thresholds_texts_fail_only_on_what_is_exact():
+    assert texts_result(thresholds=UNCALIBRATED, rows=((0.75, 0.25), (0.0, 1.0))).result == "inconclusive"
+    assert texts_result(thresholds=UNCALIBRATED, labels=("yes", "no")).result == "fail"
+
+
+@pytest.mark.parametrize(
+    "numbers", [b"", bytes(12), bytes(13), bytes.fromhex("0000c07f") * 4, bytes.fromhex("0000807f") * 4]
+)
+def test_a_finding_about_texts_that_is_none_is_its_verifiers_fault(numbers):
+    with pytest.raises(MessageMalformed):
+        texts_result(numbers=numbers)
+
+
+def test_a_verifier_is_told_which_texts_and_not_what_was_claimed():
+    chain = chain_of()
+    receipt = liable_receipt(chain, work_of())
+    assert audit_of(chain, receipt.body, [1, 4]).places == [1, 4]
+
+
 # --- thresholds --------------------------------------------------------------------------------------------------
 
 MEASURED = Measured(tokens=19_200, answers=600, largest_gap=3e-6, logprob_error=8e-7)
@@ -165,6 +235,23 @@ def test_a_models_own_entry_goes_before_that_for_any_model():
     assert table.find(OFFER.digest, "float32", "cpu") == entry().thresholds
     assert table.find(bytes(32), "float32", "cpu") == wide
     assert table.find(bytes(32), "bfloat16", "cpu") == table.find(bytes(32), "float32", "cuda") == UNCALIBRATED
+
+
+@pytest.mark.parametrize("work", [Embed(["x"]), Classify(["x"]), Rerank("q", ["x"])])
+def test_what_is_read_has_thresholds_of_its_own_kind(work):
+    kind = msgspec.to_builtins(work)["kind"]
+    tokens, texts = entry(digest=ANY_MODEL), entry(digest=ANY_MODEL, reads=kind, thresholds=UNCALIBRATED)
+    table = Table([tokens, texts])
+    assert table.find(bytes(32), "float32", "cpu", kind=kind) == texts.thresholds
+    assert table.find(bytes(32), "float32", "cpu", kind="chat") == tokens.thresholds
+    assert read_table(write_table(table), "here").entries == table.entries
+
+
+@given(st.floats(0, 0.1))
+def test_distances_that_were_measured_pass_with_room(gap):
+    thresholds = measured_thresholds(Measured(tokens=1, answers=1, largest_gap=gap, logprob_error=0.0), reads=True)
+    assert thresholds.gap_noise >= 10 * gap
+    assert thresholds.gap_fail == pytest.approx(3 * thresholds.gap_noise)
 
 
 def test_a_later_calibration_replaces_an_earlier_one():

@@ -7,17 +7,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cactus_mesh.core.audit import audit_of, finding_of
-from cactus_mesh.core.exhibits import Evidence, Exhibit, Proof, decode_evidence, encode, examine
+from cactus_mesh.core.audit import audit_of, finding_of, finding_of_texts
+from cactus_mesh.core.draws import nonce_of
+from cactus_mesh.core.exhibits import (
+    Evidence,
+    Exhibit,
+    Proof,
+    Statement,
+    decode_evidence,
+    encode,
+    examine,
+    exhibit_of,
+)
+from cactus_mesh.core.readings import written
+from cactus_mesh.core.receipts import pack_logprobs
 from cactus_mesh.core.thresholds import ANY_MODEL, Entry, Table, Thresholds
 from cactus_mesh.errors import MeshError, MessageMalformed, MessageWrongSender, ReceiptRejected
-from cactus_mesh.ports import Replay
-from tests.core.cases import STRANGER, THIS_CONTRACT, chain_of, liable_receipt, sealed, work_of
+from cactus_mesh.messages import MOST_NUMBERS, MOST_PLACES, Embed, Sampling
+from cactus_mesh.ports import Replay, Rereading
+from tests.core.cases import STRANGER, THIS_CONTRACT, chain_of, liable_receipt, request_with, sealed, work_of
 from tests.samples import ORCHESTRATOR, ROUTER, identity
 
 VERIFIER = identity("verifier")
 THRESHOLDS = Thresholds(gap_noise=1e-3, gap_fail=1.0, logprob_pass=1e-5, logprob_fail=1e-4)
-TABLE = Table([Entry(digest=ANY_MODEL, name="any", dtype="float32", device="cpu", thresholds=THRESHOLDS)])
+TABLE = Table(
+    [
+        Entry(digest=ANY_MODEL, name="any", dtype="float32", device="cpu", thresholds=THRESHOLDS, reads=reads)
+        for reads in (None, "embed")
+    ]
+)
 REPLAY = Replay((-0.5,) * 16, (0.0,) * 15 + (5.0,), " sand" * 16, "length", 6)
 
 
@@ -78,3 +96,83 @@ def test_any_change_of_any_byte_is_found(data):
     changed = DATA[:place] + bytes([value]) + DATA[place + 1 :]
     with pytest.raises(MeshError):
         examine(decode_evidence(changed).exhibits[0], THIS_CONTRACT, TABLE)
+
+
+# --- texts that were read whole --------------------------------------------------------------------------------------
+
+SECRET = b"s" * 32
+TEXTS = [f"text {number}" for number in range(40)]
+
+
+def statement(width=2, texts=TEXTS):
+    """Each text has the same vector."""
+    work = Embed(list(texts))
+    row = [1.0, *[0.0] * (width - 1)]
+    text = f"[{', '.join(written(work, [row] * len(texts)))}]"
+    pieces = -(-len(text) // 1_000)
+    body = request_with(Sampling(max_tokens=16_384), work=work)
+    chain = chain_of(body=body, assignment={"router_nonce": nonce_of(SECRET)})
+    made = work_of(
+        pieces,
+        token_ids=[0] * pieces,
+        logprobs=pack_logprobs([0.0] * pieces),
+        text=text,
+        finish="stop",
+        prompt_tokens=80,
+    )
+    return Statement(chain, liable_receipt(chain, made), text, SECRET)
+
+
+def reread(said, row=(1.0, 0.0), **changes):
+    asked = msgspec.structs.replace(said.audit(), **changes)
+    order = sealed(asked, ROUTER, VERIFIER.public_key)
+    found = Rereading((row,) * len(asked.places), (), 80)
+    return Proof(order.raw, sealed(finding_of_texts(order.digest, found, "fake/1"), VERIFIER, ROUTER.public_key).raw)
+
+
+@pytest.mark.parametrize(("row", "result"), [((1.0, 0.0), "pass"), ((0.0, 1.0), "fail")])
+def test_from_the_answer_and_the_secret_anybody_sees_which_texts_were_drawn_and_what_was_found(row, result):
+    said = statement()
+    (opinion,) = examine(exhibit_of(said, [reread(said, row)]), THIS_CONTRACT, TABLE).opinions
+    assert opinion.judgement.result == result
+    assert 1 <= opinion.comparison.tokens <= MOST_PLACES
+
+
+def test_the_wider_the_answer_the_fewer_texts_are_read_again():
+    assert statement(texts=TEXTS[:8]).audit().places == list(range(8))
+    wide = statement(width=MOST_NUMBERS // 3, texts=TEXTS[:9])
+    assert 1 <= len(wide.audit().places) <= 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"text": "[]"}, {"draw_secret": bytes(32)}, {"draw_secret": b""}, {"text": ""}],
+    ids=str,
+)
+def test_another_answer_or_secret_than_was_signed_for_is_refused(changes):
+    said = statement()
+    shown = msgspec.structs.replace(exhibit_of(said, [reread(said)]), **changes)
+    with pytest.raises(ReceiptRejected):
+        examine(shown, THIS_CONTRACT, TABLE)
+
+
+def test_a_finding_about_texts_of_the_routers_choice_is_refused():
+    said = statement()
+    chosen = [place for place in range(40) if place not in said.audit().places][:8]
+    with pytest.raises(ReceiptRejected, match="another answer"):
+        examine(exhibit_of(said, [reread(said, places=chosen)]), THIS_CONTRACT, TABLE)
+
+
+def test_evidence_shows_no_text_of_an_answer_that_was_not_read_whole():
+    shown = msgspec.structs.replace(exhibit(), text="sand")
+    with pytest.raises(ReceiptRejected, match="more than belongs"):
+        examine(shown, THIS_CONTRACT, TABLE)
+    assert b"draw_secret" not in encode(exhibit())
+
+
+def test_a_signed_answer_that_is_none_is_refused():
+    said = statement()
+    work = work_of(1, text="sand")
+    receipt = liable_receipt(said.chain, work)
+    with pytest.raises(MessageMalformed):
+        Statement(said.chain, receipt, "sand", SECRET).audit()
