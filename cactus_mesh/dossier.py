@@ -27,6 +27,8 @@ MAX_RECORDS: Final = 100_000
 """Of orchestrators and models, some 150 bytes each; who was audited longest ago begins anew."""
 MAX_CASES: Final = 10_000
 """The oldest that wait for nothing make room; a case is some kilobytes, at most a few megabytes."""
+MAX_DOUBTS_BYTES: Final = 64 << 20
+"""Of one orchestrator and model: where texts were read whole, an exhibit holds the answer, of up to 16 MB."""
 _SCHEMA: Final = """
 CREATE TABLE records (
     orchestrator BLOB NOT NULL, model BLOB NOT NULL, passed INTEGER NOT NULL, levels BLOB NOT NULL,
@@ -119,14 +121,15 @@ class Dossier:
     # --- answers with mismatches, from which a suspicion may come ------------------------------------------------
 
     def doubt(self, orchestrator: PublicKey, model: bytes, exhibit: bytes) -> None:
-        """Keep an answer that had mismatches; the newest `MAX_EXHIBITS` of an orchestrator stay."""
+        """Keep an answer that had mismatches; the newest `MAX_EXHIBITS` of an orchestrator stay, if there is room."""
         self._database.execute(
             "INSERT INTO doubts (orchestrator, model, exhibit) VALUES (?, ?, ?)", (orchestrator, model, exhibit)
         )
         self._database.execute(
-            "DELETE FROM doubts WHERE orchestrator = ? AND model = ? AND number NOT IN (SELECT number FROM doubts "
-            "WHERE orchestrator = ? AND model = ? ORDER BY number DESC LIMIT ?)",
-            (orchestrator, model, orchestrator, model, MAX_EXHIBITS),
+            "DELETE FROM doubts WHERE orchestrator = ? AND model = ? AND number NOT IN (SELECT number FROM "
+            "(SELECT number, sum(length(exhibit)) OVER (ORDER BY number DESC) AS bytes FROM doubts "
+            "WHERE orchestrator = ? AND model = ? ORDER BY number DESC LIMIT ?) WHERE bytes <= ?)",
+            (orchestrator, model, orchestrator, model, MAX_EXHIBITS, MAX_DOUBTS_BYTES),
         )
 
     def doubts(self, orchestrator: PublicKey, model: bytes) -> list[bytes]:

@@ -52,6 +52,15 @@ def test_the_newest_doubts_about_an_orchestrator_are_kept():
         assert dossier.doubts(ORCHESTRATOR.public_key, MODEL) == []
 
 
+def test_doubts_that_are_large_make_room_sooner(monkeypatch):
+    monkeypatch.setattr(module, "MAX_DOUBTS_BYTES", 100)
+    with open_dossier(None) as dossier:
+        for number in range(6):
+            dossier.doubt(ORCHESTRATOR.public_key, MODEL, bytes([number]) * 40)
+        dossier.doubt(ORCHESTRATOR.public_key, bytes(31) + b"x", bytes(90))
+        assert [each[0] for each in dossier.doubts(ORCHESTRATOR.public_key, MODEL)] == [5, 4]
+
+
 def test_a_dispute_that_is_wanted_survives_a_restart_and_is_wanted_no_more_once_it_is_open(tmp_path):
     with open_dossier(tmp_path / "audits.sqlite") as dossier:
         dossier.file(CASE)

@@ -47,7 +47,9 @@ FAKE_TABLE = Table(
             dtype="float32",
             device="cpu",
             thresholds=Thresholds(gap_noise=1e-3, gap_fail=1.0, logprob_pass=1e-5, logprob_fail=1e-4),
+            reads=reads,
         )
+        for reads in (None, "embed", "classify", "rerank")
     ]
 )
 

@@ -43,7 +43,8 @@ async def calibrate(
     """Measure how far honest replays are from what was claimed, and keep the thresholds that audits judge by.
 
     Answers are made alone, 8 and 32 at once, on the configured device and on the processor, and replayed on both with
-    other threads and in other pieces.  Run it once for each model that this router audits.
+    other threads and in other pieces; of models that read texts whole, alone and beside 3 and 23 others.  Run it once
+    for each model that this router audits.
 
     \b
     Example: cactus-mesh calibrate --model selftest
@@ -62,12 +63,21 @@ async def calibrate(
         print_json([_entry(entry) for entry in entries])
         return
     for entry in entries:
-        found = entry.thresholds
-        say(
-            f"{entry.name} {entry.dtype} on {entry.device}: a gap above {found.gap_noise:.2g} is a mismatch, "
-            f"a mean error above {found.logprob_pass:.2g} a doubt and above {found.logprob_fail:.2g} a failure"
-        )
+        say(f"{entry.name} {entry.dtype} on {entry.device}: {_thresholds(entry)}")
     say(f"kept in {place}")
+
+
+def _thresholds(entry: Entry) -> str:
+    found = entry.thresholds
+    if entry.reads is not None:
+        return (
+            f"to {entry.reads}, a text that is off by more than {found.gap_noise:.2g} is a mismatch, "
+            f"by more than {found.gap_fail:.2g} a failure"
+        )
+    return (
+        f"a gap above {found.gap_noise:.2g} is a mismatch, a mean error above {found.logprob_pass:.2g} a doubt and "
+        f"above {found.logprob_fail:.2g} a failure"
+    )
 
 
 def _engine(config: Config, device: str, number: int) -> AbstractAsyncContextManager[Engine]:
@@ -217,7 +227,7 @@ def _findings(home: Home, data: bytes) -> list[dict[str, object]]:
             "verifier": peer_id(opinion.verifier),
             "result": opinion.judgement.result,
             "failed": list(opinion.judgement.failed),
-            "tokens": opinion.comparison.tokens,
+            "texts" if opinion.comparison.texts else "tokens": opinion.comparison.tokens,
             "mismatches": opinion.comparison.mismatches,
             "largest_gap": min(opinion.comparison.largest_gap, 1e9),
             "logprob_error": min(opinion.comparison.logprob_error, 1e9),
@@ -233,7 +243,6 @@ def _tell(home: Home, data: bytes) -> None:
         assert isinstance(failed, list)
         say(f"task {found['task_id']} by {found['orchestrator']}")
         say(f"  verifier {found['verifier']}: {found['result']} {', '.join(failed)}")
-        say(
-            f"  {found['mismatches']} of {found['tokens']} tokens mismatch, by up to {found['largest_gap']:.3g}; "
-            f"error of log-probabilities {found['logprob_error']:.3g}"
-        )
+        what = "texts" if "texts" in found else "tokens"
+        rest = "" if what == "texts" else f"; error of log-probabilities {found['logprob_error']:.3g}"
+        say(f"  {found['mismatches']} of {found[what]} {what} mismatch, by up to {found['largest_gap']:.3g}{rest}")

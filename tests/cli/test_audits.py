@@ -13,6 +13,7 @@ from cactus_mesh.core.exhibits import Evidence, Exhibit, Proof, evidence_hash
 from cactus_mesh.dossier import Case, open_dossier
 from cactus_mesh.ports import Replay
 from tests.core.cases import chain_of, liable_receipt, sealed, work_of
+from tests.core.test_exhibits import TEXTS, reread, statement
 from tests.samples import CHAIN_ID, CONTRACT, NOW_MS, ORCHESTRATOR, ROUTER, identity
 
 SETTINGS = {"CACTUS_MESH_LEDGER": "http://127.0.0.1:9", "CACTUS_MESH_CONTRACT": CONTRACT}
@@ -82,6 +83,17 @@ def test_an_arbiter_comes_to_the_same_judgement_from_the_file_alone(tmp_path):
     found = json.loads(run(tmp_path / "arbiter", "check", str(out), "--json"))
     assert [each["result"] for each in found] == ["fail", "fail"]
     assert {each["orchestrator"] for each in found} == {ORCHESTRATOR.peer_id}
+
+
+def test_of_texts_that_were_read_again_it_tells_how_many_were_off(tmp_path):
+    said = statement(texts=TEXTS[:6])
+    data = exhibits.encode(Evidence([exhibits.exhibit_of(said, [reread(said, (0.0, 1.0))])]))
+    out = tmp_path / "evidence.bin"
+    out.write_bytes(data)
+    shown = run(tmp_path, "check", str(out))
+    assert "6 of 6 texts mismatch, by up to 1.41\n" in shown
+    (found,) = json.loads(run(tmp_path, "check", str(out), "--json"))
+    assert (found["texts"], found["result"], found["failed"]) == (6, "fail", ["replay_texts"])
 
 
 def test_evidence_that_was_tampered_with_is_refused(tmp_path):

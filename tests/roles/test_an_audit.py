@@ -11,7 +11,8 @@ from cactus_mesh.core.draws import AuditPolicy, is_drawn
 from cactus_mesh.core.exhibits import decode_evidence, evidence_hash, examine
 from cactus_mesh.core.requests import Contract
 from cactus_mesh.core.thresholds import Table
-from cactus_mesh.testing.engine import FAKE_TEXT, FakeEngine
+from cactus_mesh.messages import MOST_PLACES
+from cactus_mesh.testing.engine import FAKE_MODEL, FAKE_TEXT, FakeEngine
 from tests.world import FAKE_TABLE, clock, identity, open_world
 
 CHEAT, HONEST, THIRD = "orchestrator a", "orchestrator b", "orchestrator c"
@@ -318,7 +319,7 @@ async def test_nobody_but_an_authorised_router_has_anything_audited(autojump_clo
         engine = FakeEngine()
         await world.orchestrator(HONEST, engine=engine)
         client = await world.client()
-        audit = Audit(FAKE_MODEL.digest, "float32", Generate("go"), Sampling(max_tokens=4), bytes(32), [1, 2])
+        audit = Audit(FAKE_MODEL.digest, "float32", Generate("go"), Sampling(max_tokens=4), bytes(32), [1, 2], [])
         to = identity(HONEST)
         sealed = seal(audit, client.identity, now_ms=clock(), valid_ms=60_000, recipient=to.public_key)
 
@@ -326,3 +327,142 @@ async def test_nobody_but_an_authorised_router_has_anything_audited(autojump_clo
             await client.network.ask(to.peer_id, AUDIT_METHOD, sealed.raw)
         assert engine.replayed == 0
         assert len(nonce_of(bytes(32))) == 16
+
+
+# --- texts that are read whole ---------------------------------------------------------------------------------------
+
+CLASSIFIER = dataclasses.replace(FAKE_MODEL, kinds=("classify",))
+TEXTS = [f"text {number}" for number in range(20)]
+
+
+def labels_of(number):
+    return f'{{"no": {1 - number:.9g}, "yes": {number:.9g}}}'
+
+
+def reader(*numbers):
+    """Says of each text in turn that it is *numbers* likely."""
+    said = [labels_of(numbers[place % len(numbers)]) for place in range(len(TEXTS))]
+    return FakeEngine(f"[{', '.join(said)}]", model=CLASSIFIER)
+
+
+async def classify(client, count=1):
+    results = [
+        await client.classify(TEXTS, model="fake", max_price=PRICE_ABOVE_SMALL_STAKE).wait() for _ in range(count)
+    ]
+    await trio.sleep(30)
+    return results
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own engine", "another orchestrator"])
+async def test_who_makes_up_what_texts_say_is_found_confirmed_and_disputed(autojump_clock, own):
+    async with open_world() as world:
+        router = await world.router(engine=reader(0.25) if own else None)
+        await world.orchestrator(CHEAT, engine=reader(0.75), stake=LARGE_STAKE)
+        for name in (HONEST, THIRD):
+            await world.orchestrator(name, engine=reader(0.25), stake=SMALL_STAKE)
+        client = await world.client()
+        world.ledger.fund(identity("router").address, 10**9)
+        await world.settle_down()
+
+        (result,) = await classify(client)
+
+        assert router.audits == {"auditing": 0, "audits_fail": 1}
+        assert (await dispute_about(world, client, result)).status == "open"
+        (case,) = world.dossiers["router"].of_task(result.task_id)
+        (shown,) = decode_evidence(case.evidence).exhibits
+        found = examine(shown, Contract(world.ledger.chain.chain_id, world.ledger.chain.contract), FAKE_TABLE)
+        assert shown.text == result.text
+        assert [each.judgement.failed for each in found.opinions] == [("replay_texts",)] * 2
+        assert 1 <= found.opinions[0].comparison.tokens <= MOST_PLACES
+
+
+async def test_who_reads_honestly_passes(autojump_clock):
+    async with open_world() as world:
+        router = await world.router(engine=reader(0.25))
+        await world.orchestrator(CHEAT, engine=reader(0.25), stake=LARGE_STAKE)
+        client = await world.client()
+        await world.settle_down()
+
+        await classify(client, 3)
+
+        assert router.audits == {"auditing": 0, "audits_pass": 3}
+
+
+async def test_who_makes_up_only_some_texts_is_found_after_a_while(autojump_clock):
+    """One text of twenty: eight lots find it in a third of the audits, and a text that is far off fails at once."""
+    async with open_world() as world:
+        router = await world.router(engine=reader(0.25))
+        await world.orchestrator(CHEAT, engine=reader(*[0.25] * 19, 0.9375), stake=LARGE_STAKE)
+        await world.orchestrator(HONEST, engine=reader(0.25), stake=SMALL_STAKE)
+        client = await world.client()
+        await world.settle_down()
+
+        await classify(client, 25)
+
+        assert router.audits["audits_fail"] >= 1
+        assert router.audits["audits_pass"] >= 1
+
+
+async def test_texts_that_are_each_a_little_off_add_up_to_a_suspicion(autojump_clock):
+    """One text in each answer is off by more than rounding and less than fails alone."""
+    async with open_world() as world:
+        router = await world.router(engine=reader(0.25))
+        await world.orchestrator(CHEAT, engine=reader(*[0.25] * 19, 0.265625), stake=LARGE_STAKE)
+        await world.orchestrator(HONEST, engine=reader(0.25), stake=SMALL_STAKE)
+        client = await world.client()
+        world.ledger.fund(identity("router").address, 10**9)
+        await world.settle_down()
+
+        await classify(client, 25)
+
+        cases = [case for case in world.dossiers["router"].cases(99) if case.result == "fail"]
+        assert cases[0].failed == ("replay_record",)
+        assert all(exhibit.text for exhibit in decode_evidence(cases[0].evidence).exhibits)
+        assert router.audits["audits_inconclusive"] >= 2
+
+
+async def test_a_lying_verifier_of_texts_alone_slashes_nobody(autojump_clock):
+    async with open_world() as world:
+        router = await world.router(engine=reader(0.75))
+        await world.orchestrator(CHEAT, engine=reader(0.25), stake=LARGE_STAKE)
+        await world.orchestrator(HONEST, engine=reader(0.25), stake=SMALL_STAKE)
+        client = await world.client()
+        await world.settle_down()
+
+        (result,) = await classify(client)
+
+        assert router.audits == {"auditing": 0, "audits_inconclusive": 1}
+        assert await dispute_about(world, client, result) is None
+
+
+async def test_an_answer_that_is_not_written_like_all_others_is_not_paid(autojump_clock):
+    from cactus_mesh.errors import ReceiptRejected
+
+    async with open_world() as world:
+        router = await world.router(engine=reader(0.25))
+        padded = FakeEngine(f"[{', '.join([labels_of(0.25).replace(': ', ':  ')] * len(TEXTS))}]", model=CLASSIFIER)
+        await world.orchestrator(CHEAT, engine=padded, stake=LARGE_STAKE)
+        client = await world.client()
+        await world.settle_down()
+
+        with pytest.raises(ReceiptRejected, match="form"):
+            await client.classify(TEXTS, model="fake").wait()
+        assert router.unsettled == 0
+
+
+async def test_only_so_much_text_waits_to_be_audited(autojump_clock, monkeypatch):
+    from cactus_mesh import auditing
+
+    monkeypatch.setattr(auditing, "MAX_WAITING_CHARACTERS", 1_500)
+    async with open_world() as world:
+        slow = reader(0.25)
+        slow._delay_seconds = 100.0
+        router = await world.router(engine=slow)
+        await world.orchestrator(CHEAT, engine=reader(0.25), stake=LARGE_STAKE)
+        client = await world.client()
+        await world.settle_down()
+
+        results = await classify(client, 3)
+
+        assert router.audits == {"auditing": 2, "audits_missed": 1}
+        assert (await client.paid(results[-1])).paid > 0
