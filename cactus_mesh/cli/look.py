@@ -74,7 +74,16 @@ def status_lines(found: dict[str, Any], now: float) -> list[str]:
     for name, value in found.items():
         if name not in _NETWORK_KEYS and value not in (None, [], {}, 0):
             lines.append(f"{name.replace('_', ' '):20} {printable(_in_words(value))}")
+    memory = (found.get("orchestrator") or {}).get("memory")
+    if memory is not None:
+        lines.append(f"{'in memory':20} {printable(_memory(memory))}")
     return lines
+
+
+def _memory(memory: dict[str, Any]) -> str:
+    loading = f"; loading {memory['loading']}" if memory["loading"] else ""
+    taken = f"{memory['used'] / 2**30:,.1f} of {memory['room'] / 2**30:,.1f} GiB"
+    return f"{', '.join(memory['loaded']) or 'no model'} ({taken}){loading}"
 
 
 def _reachable(found: dict[str, Any]) -> str:
@@ -131,7 +140,8 @@ def _in_words(value: object) -> str:
         case list():
             return ", ".join(map(str, value))
         case dict():
-            return ", ".join(f"{name.replace('_', ' ')} {each}" for name, each in value.items())
+            flat = {name: each for name, each in value.items() if not isinstance(each, dict)}
+            return ", ".join(f"{name.replace('_', ' ')} {each}" for name, each in flat.items())
         case _:
             return str(value)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
+import trio
 
 from cactus_mesh.cli.base import command, json_option, load, main, network_options
+from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.terminal import Doing, print_json, printable, say
 
 if TYPE_CHECKING:
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from cactus_mesh.live import Live
     from cactus_mesh.node import Node
     from cactus_mesh.observability.meter import Meter
+
+_STARTING: Final = "loading models and joining the network"
 
 
 @main.command()
@@ -89,13 +94,15 @@ async def run(
     )
     meter = _meter(config, with_gateway=with_gateway)
     answers: dict[str, Callable[[str], object]] = {}
-    with Doing("loading models and joining the network") as doing:
+    with Doing(_STARTING) as doing:
         async with (
             open_lifetime(stdin_too=until_stdin_closes) as lifetime,
+            _counting(doing) as counting,
             open_control(home.control_file, answers),
             open_node(config, home, meter=meter) as node,
             open_live_of(node, home) as live,
         ):
+            counting.cancel()
             doing.now("")
             answers |= node.answers() | {"live": lambda _: live.fresh()}
             async with (
@@ -106,6 +113,21 @@ async def run(
                 await lifetime.serving()
                 if not as_json:
                     say("stopping: letting running tasks end and settling them")
+
+
+@asynccontextmanager
+async def _counting(doing: Doing) -> AsyncIterator[trio.CancelScope]:
+    """The seconds that it takes, until that is cancelled: a large model is loaded for minutes."""
+
+    async def count(task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            for seconds in itertools.count(1):
+                await trio.sleep(1)
+                doing.now(f"{_STARTING}, {seconds} s")
+
+    async with open_service_nursery() as nursery:
+        yield await nursery.start(count)
 
 
 def _meter(config: Config, *, with_gateway: bool) -> Meter | None:

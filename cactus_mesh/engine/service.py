@@ -329,6 +329,7 @@ class Service:
             worker.send(to_frame(Open(self._words, self._settings, self._benched())))
         while isinstance(event := await worker.receive(self._settings.load_seconds), Residence):
             self._residence = event
+            logger.info("loading model %s of %s", len(event.present) + 1, len(self._words))
         if isinstance(event, LoadFailed):
             if not self._models:
                 raise from_wire(event.code, event.message)

@@ -56,6 +56,14 @@ def plain(lines):
     return [click.unstyle(line) for line in lines]
 
 
+def test_status_says_which_models_are_in_memory_and_which_is_being_loaded():
+    memory = {"used": 3 << 30, "room": 12 << 30, "loaded": ["small", "smaller"], "loading": "large"}
+    found = STATUS | {"orchestrator": {"slots": 16, "busy": 2, "served": 7, "memory": memory}}
+    lines = plain(status_lines(found, NOW))
+    assert "orchestrator         slots 16, busy 2, served 7" in lines
+    assert lines[-1] == "in memory            small, smaller (3.0 of 12.0 GiB); loading large"
+
+
 def test_a_direct_peer_has_its_address_round_trip_and_age():
     first, second = plain(peer_lines(PEER, NOW))
     assert first == f"{ROUTER.peer_id}  router"
