@@ -38,7 +38,7 @@ nat: $(VENV)/.dev
 
 # What operators of public nodes need: checked as far as this machine can; as root without a container engine, in a chroot.
 bootstrap-check: $(VENV)/.dev
-	$(BIN)/python bootstrap/check.py --image
+	$(BIN)/python -m bootstrap.check --image
 
 $(VENV)/.base: requirements/base.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Cactus Mesh needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}; name one: make PYTHON=python3.12 ...")'

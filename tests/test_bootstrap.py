@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import check
+from bootstrap import check, image
 from cactus_mesh.errors import ConfigMalformed
 
 FILES = (
@@ -39,7 +39,8 @@ def changed(tmp_path, monkeypatch):
         text = (folder / name).read_text(encoding="utf-8")
         assert old in text
         (folder / name).write_text(text.replace(old, new), encoding="utf-8")
-        monkeypatch.setattr(check, "HERE", folder)
+        for module in (check, image):
+            monkeypatch.setattr(module, "HERE", folder)
         monkeypatch.setattr(check, "UNIT", folder / "systemd" / "cactus-mesh.service")
 
     return change
