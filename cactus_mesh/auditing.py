@@ -10,11 +10,12 @@ import logging
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cactus_mesh.concurrency import open_service_nursery
+from cactus_mesh.concurrency import beside, open_service_nursery
 from cactus_mesh.core import exhibits
 from cactus_mesh.core.draws import rate_ppm
 from cactus_mesh.core.exhibits import MAX_EXHIBITS, Statement, exhibit_of
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from cactus_mesh.dispatch import Evidence
     from cactus_mesh.dossier import Dossier
     from cactus_mesh.identity import Address, PublicKey
-    from cactus_mesh.messages import Receipt, Sealed
+    from cactus_mesh.messages import Finding, Receipt, Sealed
     from cactus_mesh.ports import Engine, Ledger
     from cactus_mesh.verifiers import Verifiers
 
@@ -232,13 +233,13 @@ class Auditor:
             await self._confirm_suspicion(job)
 
     async def _replay(self, statement: Statement, without: frozenset[PublicKey]) -> tuple[Proof, Opinion] | None:
-        asked = statement.audit()
-        return await self._verifiers.ask(
-            asked,
-            statement.chain,
-            without,
-            lambda finding: exhibits.opinion(statement, asked, finding, self._table),
-        )
+        size = len(statement.text)
+        asked = await beside(size, statement.audit)
+
+        async def judge(finding: Sealed[Finding]) -> Opinion:
+            return await beside(size, partial(exhibits.opinion, statement, asked, finding, self._table))
+
+        return await self._verifiers.ask(asked, statement.chain, without, judge)
 
     def _note(self, job: Job, opinion: Opinion) -> Record:
         """Add an audited answer to its orchestrator's record; a doubt makes it half a newcomer again.

@@ -16,7 +16,7 @@ import trio
 from cactus_mesh.answer import Answer, Ask, Job, Result, Stream
 from cactus_mesh.asking import ask_of, pieces_for
 from cactus_mesh.clock import wall_clock
-from cactus_mesh.concurrency import open_service_nursery
+from cactus_mesh.concurrency import beside, open_service_nursery
 from cactus_mesh.core.delegation import continue_chain
 from cactus_mesh.core.draws import is_drawn, is_fair
 from cactus_mesh.core.likelihoods import chosen_of
@@ -291,7 +291,7 @@ class Client:
             async for raw in reply:
                 done = await stream.take(decode_item(raw))
                 if done is not None:
-                    return self._check(request, done, stream)
+                    return await beside(sum(map(len, stream.text)), partial(self._check, request, done, stream))
         raise ProtocolViolation(f"router {peer_id(router)} ended the task without a receipt; ask again")
 
     async def _cancel(self, job: Job) -> None:

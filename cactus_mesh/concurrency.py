@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
+
+LONG_TEXT_CHARACTERS: Final = 200_000
+"""Checking so much takes some 5 ms, which others hardly notice."""
 
 
 def first_of(group: BaseExceptionGroup[E]) -> E:
@@ -39,6 +42,13 @@ class Stop:
         self._acts.append(act)
         if self.asked:
             act()
+
+
+async def beside(characters: int, work: Callable[[], T]) -> T:
+    """Call *work*, which looks at so many characters and at nothing that changes: in a thread when they are many."""
+    if characters <= LONG_TEXT_CHARACTERS:
+        return work()
+    return await trio.to_thread.run_sync(work)
 
 
 @asynccontextmanager

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 import trio
 
-from cactus_mesh.concurrency import open_service_nursery
+from cactus_mesh.concurrency import beside, open_service_nursery
 from cactus_mesh.core import routing
 from cactus_mesh.core.verification import Witnessed
 from cactus_mesh.errors import Busy, MeshError, ProtocolViolation
@@ -83,8 +84,10 @@ class Plan(Protocol):
         ...
 
     def examine(self, candidate: Candidate, done: Done, seen: Witnessed) -> Evidence:
-        """Check what *candidate* sent at its end.  Raises `MessageError` or `DelegationRejected` on evidence that is
-        not even well formed."""
+        """Check what *candidate* sent at its end, maybe in a thread.
+
+        Raises `MessageError` or `DelegationRejected` on evidence that is not even well formed.
+        """
         ...
 
     async def progress(self, candidate: Candidate, attempt: int) -> None: ...
@@ -266,7 +269,8 @@ class _Run:
                 elapsed_ms = self._clock() - asked_at_ms
                 machine = self._machine
                 seen = Witnessed(machine.token_ids, machine.text, elapsed_ms, machine.unwanted, machine.logprobs)
-                self._evidence = self._plan.examine(candidate, item, seen)
+                look = partial(self._plan.examine, candidate, item, seen)
+                self._evidence = await beside(len(seen.text), look)
                 return routing.Finished(attempt, self._evidence.failed_checks)
             case Progress():
                 raise ProtocolViolation("it sent progress, which only a router does")

@@ -72,7 +72,7 @@ class Verifiers:
         audit: Audit,
         chain: Chain,
         without: frozenset[PublicKey],
-        judge: Callable[[Sealed[Finding]], Opinion],
+        judge: Callable[[Sealed[Finding]], Awaitable[Opinion]],
     ) -> tuple[Proof, Opinion] | None:
         """A finding and what *judge* makes of it; None when nobody has made one.
 
@@ -95,7 +95,7 @@ class Verifiers:
         audit: Audit,
         chain: Chain,
         without: frozenset[PublicKey],
-        judge: Callable[[Sealed[Finding]], Opinion],
+        judge: Callable[[Sealed[Finding]], Awaitable[Opinion]],
     ) -> tuple[Proof, Opinion] | Literal["busy"] | None:
         candidates, busy = self._draw_lots(chain, without), False
         owners = await self._owners(chain, without) if candidates else set()
@@ -113,12 +113,12 @@ class Verifiers:
         self,
         replay: Awaitable[tuple[Proof, Sealed[Finding]]],
         verifier: PublicKey,
-        judge: Callable[[Sealed[Finding]], Opinion],
+        judge: Callable[[Sealed[Finding]], Awaitable[Opinion]],
     ) -> tuple[Proof, Opinion] | Literal["busy"] | None:
         try:
             with trio.fail_after(FINDING_SECONDS):
                 proof, finding = await replay
-            return proof, judge(finding)
+            return proof, await judge(finding)
         except Busy:
             return "busy"
         except (MeshError, trio.TooSlowError) as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 
 import pytest
 import trio
 
-from cactus_mesh.concurrency import open_batches, open_service_nursery
+from cactus_mesh.concurrency import LONG_TEXT_CHARACTERS, beside, open_batches, open_service_nursery
 
 
 class Broken(Exception):
@@ -103,3 +104,8 @@ async def test_several_failures_stay_a_group():
     with pytest.raises(ExceptionGroup) as caught:
         await with_services(Broken(), ValueError(), block=trio.sleep_forever)
     assert {type(error) for error in caught.value.exceptions} == {Broken, ValueError}
+
+
+@pytest.mark.parametrize(("characters", "here"), [(LONG_TEXT_CHARACTERS, True), (LONG_TEXT_CHARACTERS + 1, False)])
+async def test_a_long_look_is_taken_beside_the_loop(characters, here):
+    assert (await beside(characters, threading.get_ident) == threading.get_ident()) == here
