@@ -59,6 +59,9 @@ def message_vectors() -> dict[str, object]:
         "digests": {
             "work": messages.work_digest(messages.Generate("Tell me of the desert")).hex(),
             "sampling": messages.sampling_digest(messages.Sampling(max_tokens=16)).hex(),
+            "sampling_with_top_logprobs": messages.sampling_digest(
+                messages.Sampling(max_tokens=16, top_logprobs=5)
+            ).hex(),
             "output_of_1_300_70000": messages.output_digest([1, 300, 70_000]).hex(),
             "text_of_cactus": messages.text_digest("cactus").hex(),
             "seed": messages.seed_of(bytes(16), bytes(range(16)), TASK_ID).hex(),
