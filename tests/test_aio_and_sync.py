@@ -68,6 +68,15 @@ def test_texts_are_embedded():
             client.embed("one", model="embedder")
 
 
+def test_pieces_have_their_tokens():
+    with sync.open_from(mesh(FakeEngine())) as client:
+        answer = client.generate("hi", model="fake", top_logprobs=2)
+        pieces = list(answer.pieces())
+        assert "".join(piece.text for piece in pieces) == FAKE_TEXT
+        assert tuple(token for piece in pieces for token in piece.tokens) == answer.result.logprobs
+        assert [len(token.top) for token in answer.result.logprobs] == [2] * 16
+
+
 def test_threads_share_a_client():
     with sync.open_from(mesh(FakeEngine())) as client, ThreadPoolExecutor(8) as pool:
         ask = lambda _: client.generate("hi", model="fake").wait().text  # noqa: E731
@@ -140,6 +149,17 @@ def test_answers_stream_side_by_side_on_asyncio():
             return texts
 
     assert asyncio.run(main()) == [FAKE_TEXT] * 16
+
+
+def test_pieces_have_their_tokens_on_asyncio():
+    async def main():
+        async with aio.open_from(mesh(FakeEngine())) as client:
+            answer = await client.generate("hi", model="fake", top_logprobs=0)
+            return [piece async for piece in answer.pieces()], answer.result
+
+    pieces, result = asyncio.run(main())
+    assert "".join(piece.text for piece in pieces) == FAKE_TEXT
+    assert tuple(token for piece in pieces for token in piece.tokens) == result.logprobs
 
 
 def test_cancelling_on_asyncio_cancels_over_there():
