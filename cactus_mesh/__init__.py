@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from cactus_mesh.answer import Answer as Answer
     from cactus_mesh.answer import Result as Result
     from cactus_mesh.client import Client as Client
+    from cactus_mesh.clients import open_client as open_client
     from cactus_mesh.config import Config as Config
     from cactus_mesh.config import load_config as load_config
     from cactus_mesh.errors import MeshError as MeshError
-    from cactus_mesh.node import open_client as open_client
     from cactus_mesh.node import open_node as open_node
 
 _HOME_OF = {
@@ -34,7 +34,7 @@ _HOME_OF = {
     "Config": "config",
     "MeshError": "errors",
     "load_config": "config",
-    "open_client": "node",
+    "open_client": "clients",
     "open_node": "node",
 }
 _MODULES = ("aio", "sync")

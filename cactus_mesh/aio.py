@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from cactus_mesh import node
+from cactus_mesh import clients
 from cactus_mesh.portal import Portal
 from cactus_mesh.sync import later, next_of
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 @asynccontextmanager
 async def open_client(**settings: Unpack[Settings]) -> AsyncIterator[Client]:
     """As `cactus_mesh.open_client`, with its arguments and errors.  Leaving the block cancels what is under way."""
-    async with open_from(partial(node.open_client, **settings)) as client:
+    async with open_from(partial(clients.open_client, **settings)) as client:
         yield client
 
 

@@ -21,7 +21,7 @@ from nacl.secret import SecretBox
 from nacl.utils import random
 
 from cactus_mesh import __version__
-from cactus_mesh.control import WHO, ask_node
+from cactus_mesh.control import WHO, ask_home
 from cactus_mesh.errors import (
     BackupLocked,
     BackupMalformed,
@@ -47,7 +47,7 @@ MAX_BYTES: Final = 1 << 30
 KEY: Final = "state/key"
 STATE: Final = ("key", "*.json", "*.sqlite", "devnet/*.key")
 CONFIG: Final = ("config.toml", "thresholds.json", "service.env", "networks/*.toml", "networks/*.json")
-NOT_KEPT: Final = frozenset({"control.json"})
+NOT_KEPT: Final = frozenset({"control.json", "gateway-control.json"})
 """How to reach a process that will be gone."""
 UNFINISHED: Final = "restore.unfinished"
 """Lies in a home between a restore's first change and its last."""
@@ -232,8 +232,8 @@ def _matches(part: str, pattern: str) -> bool:
 async def refuse_running(home: Home) -> None:
     """Raises `NodeRunning`."""
     with contextlib.suppress(NodeNotRunning):
-        running = await ask_node(home.control_file, WHO)
-        raise NodeRunning(f"a node with this home is running (process {running['pid']}); stop it first")
+        running = await ask_home(home, WHO)
+        raise NodeRunning(f"a node or gateway with this home is running (process {running['pid']}); stop it first")
 
 
 def restore(home: Home, manifest: Manifest, *, force: bool = False) -> Path | None:

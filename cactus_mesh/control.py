@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
+    from cactus_mesh.home import Home
+
     Answers = Mapping[str, Callable[[str], object | Awaitable[object]]]
     """What to do for a question, by its name; the argument is what it is about, "" for nothing."""
 
@@ -161,3 +163,13 @@ async def ask_node(path: Path, question: str, about: str = "", *, seconds: float
         raise nobody
     answer: dict[str, Any] = reply["answer"]
     return answer
+
+
+async def ask_home(home: Home, question: str, about: str = "", *, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
+    """As `ask_node`, of the node of *home* or, where none runs, of its gateway."""
+    try:
+        return await ask_node(home.control_file, question, about, seconds=seconds)
+    except NodeNotRunning:
+        if not home.gateway_control_file.exists():
+            raise
+    return await ask_node(home.gateway_control_file, question, about, seconds=seconds)

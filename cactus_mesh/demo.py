@@ -14,10 +14,10 @@ import click
 import trio
 
 from cactus_mesh.adapters import identity_at
+from cactus_mesh.clients import open_client
 from cactus_mesh.control import ask_node
 from cactus_mesh.errors import NodeNotRunning, ProcessFailed
 from cactus_mesh.identity import Address, Identity
-from cactus_mesh.node import open_client
 from cactus_mesh.processes import START_SECONDS, open_family
 from cactus_mesh.terminal import octas, print_json, printable, stream
 

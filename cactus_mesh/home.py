@@ -38,6 +38,11 @@ class Home:
         return self.state / "control.json"
 
     @property
+    def gateway_control_file(self) -> Path:
+        """As `control_file`, of a gateway without a node."""
+        return self.state / "gateway-control.json"
+
+    @property
     def models_file(self) -> Path:
         return self.state / "models.json"
 

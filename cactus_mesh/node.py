@@ -1,4 +1,4 @@
-"""The composition root: a whole node, or just a client, from a configuration.  Leaving the block stops everything.
+"""The composition root: a whole node from a configuration.  Leaving the block stops everything.
 
 Opens engine → network → ledger → roles and leaves in reverse order, so that running tasks can still end and settle.
 """
@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cactus_mesh.adapters import (
-    client_listen,
     default_listen,
-    first_connection,
     identity_at,
     open_chain,
     open_mesh,
@@ -21,11 +19,9 @@ from cactus_mesh.adapters import (
 from cactus_mesh.auditing import AuditMeans
 from cactus_mesh.book import open_book
 from cactus_mesh.calibration import known_thresholds
-from cactus_mesh.claims import Claimer, answering_for, claim_beside
-from cactus_mesh.client import open_client_role
+from cactus_mesh.claims import Claimer, answering_for
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import open_service_nursery
-from cactus_mesh.config import Home, find_home, load_config
 from cactus_mesh.core.holdings import TaskName
 from cactus_mesh.core.serving import Load
 from cactus_mesh.directory import Directory
@@ -35,23 +31,21 @@ from cactus_mesh.heard import heard_network
 from cactus_mesh.herald import Herald
 from cactus_mesh.itself import answering_itself
 from cactus_mesh.journal import open_journal
-from cactus_mesh.known import require_way_in, with_known_peers, with_neighbours
+from cactus_mesh.known import with_known_peers, with_neighbours
 from cactus_mesh.live import Sources, TaskTable, open_live, watching
 from cactus_mesh.noting import Notes
 from cactus_mesh.orchestrator import offers_of, open_orchestrator
 from cactus_mesh.records import open_recorder
 from cactus_mesh.router import open_router
-from cactus_mesh.snapshot import network_snapshot, peer_snapshot, ping, try_punch
+from cactus_mesh.snapshot import answers_about, peer_snapshot, self_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-    from pathlib import Path
 
     import trio
 
     from cactus_mesh.book import Book
-    from cactus_mesh.client import Client
-    from cactus_mesh.config import Config
+    from cactus_mesh.config import Config, Home
     from cactus_mesh.identity import Identity
     from cactus_mesh.live import Live
     from cactus_mesh.messages import ModelOffer
@@ -108,15 +102,7 @@ class Node:
     def status(self) -> dict[str, Any]:
         """A snapshot for people and programs; docs/operating.md lists the keys."""
         return {
-            "peer_id": self.identity.peer_id,
-            "address": self.identity.address,
-            "network": self.config.network,
-            "ledger": self.config.ledger,
-            "roles": list(self.config.roles),
-            "bootstrap": list(self.config.bootstrap),
-            "started_at": round(self.started_at, 3),
-            "addresses": self.network.addresses(),
-            **network_snapshot(self.network.status()),
+            **self_snapshot(self.identity, self.config, self.config.roles, self.network, self.started_at),
             "serves": [offer.name for offer in self.offers],
             "orchestrators_known": len(self.directory.book),
             "models_known": self.directory.index.models(),
@@ -131,12 +117,7 @@ class Node:
 
     def answers(self) -> dict[str, Callable[[str], object]]:
         """The questions that the command line asks this node."""
-        return {
-            "status": lambda _: self.status(),
-            "peers": lambda _: self.peers(),
-            "ping": lambda target: ping(self.network, target),
-            "punch": lambda _: try_punch(self.network),
-        }
+        return {"status": lambda _: self.status(), **answers_about(self.network)}
 
 
 def _serving(orchestrator: Orchestrator) -> dict[str, Any]:
@@ -326,89 +307,3 @@ class _Roles:
                 served=self.notes.served,
             )
         )
-
-
-# --- a client ----------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def open_client(
-    *,
-    bootstrap: Sequence[str] | None = None,
-    network: str | None = None,
-    ledger: str | None = None,
-    home: Path | Home | None = None,
-    config: Config | None = None,
-    tasks: TaskTable | None = None,
-) -> AsyncIterator[Client]:
-    """A client of the mesh, for use from trio.
-
-    What is not given comes from the environment and ``config.toml``, as for the command line.  The key at *home* is
-    made on first use; its account needs a deposit before the first task.  *tasks* takes note of what passes.
-    Raises `NoBootstrap`, `PeerUnreachable` naming each address tried, or a `LedgerError`.
-    """
-    place = home if isinstance(home, Home) else find_home(home)
-    if config is None:
-        given = {"bootstrap": None if bootstrap is None else list(bootstrap), "network": network, "ledger": ledger}
-        config = load_config(place, given)
-    config = with_known_peers(config, place, wall_clock() / 1_000)
-    require_way_in(config, place)
-    identity = identity_at(place)
-    with open_book(place.book_file) as book:
-        async with (
-            open_chain(config) as open_ledger,
-            open_mesh(identity, config, place, ("client",), client_listen()) as open_network,
-            open_recorder(place.records_file, config.records) as recorder,
-            open_service_nursery() as services,
-        ):
-            await first_connection(open_network)
-            claim_beside(services, identity, open_ledger, book, config.claims)
-            async with open_client_role(
-                identity,
-                open_network if tasks is None else heard_network(open_network, [watching(tasks)]),
-                open_ledger,
-                config.client,
-                consented=lambda consent: book.asked(consent.client, consent.task_id, consent.expires_at),
-                ended=Notes(recorder, identity, open_ledger.chain).asked,
-                purse_file=place.purse_file,
-            ) as client:
-                yield client
-
-
-@asynccontextmanager
-async def open_client_beside(node: Node, home: Home) -> AsyncIterator[Client]:
-    """A client on a running node's key and connections; when the node is a router, it asks that one first."""
-    with open_book(home.book_file) as book:
-        async with (
-            open_recorder(home.records_file, node.config.records) as recorder,
-            open_client_role(
-                node.identity,
-                node.network,
-                node.ledger,
-                node.config.client,
-                consented=lambda consent: book.asked(consent.client, consent.task_id, consent.expires_at),
-                ended=Notes(recorder, node.identity, node.ledger.chain).asked,
-                purse_file=home.purse_file,
-                own_router=node.router is not None,
-            ) as client,
-        ):
-            yield client
-
-
-@asynccontextmanager
-async def open_live_of_client(client: Client, config: Config, home: Home, tasks: TaskTable) -> AsyncIterator[Live]:
-    """What *client* sees, from now on; *tasks* are those that `open_client` was given."""
-    with open_book(home.book_file) as book:
-        sources = Sources(
-            identity=client.identity,
-            config=config,
-            network=client.network,
-            ledger=client.ledger,
-            book=book,
-            tasks=tasks,
-            roles=("client",),
-            started_at=wall_clock() / 1_000,
-            spent_today=client.spent_today,
-        )
-        async with open_live(sources) as live:
-            yield live

@@ -16,8 +16,10 @@ from cactus_mesh.errors import AddressMalformed, CallTimeout, MeshError
 from cactus_mesh.identity import PeerId, public_key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from cactus_mesh.config import Config
+    from cactus_mesh.identity import Identity
     from cactus_mesh.net import NetworkStatus
     from cactus_mesh.net.network import MeshNetwork
     from cactus_mesh.ports import ConnectedPeer
@@ -32,6 +34,32 @@ WILLING_SECONDS: Final = 4.0
 """For reaching one that is not connected yet."""
 LEAST_END: Final = 4
 """Characters of a peer id's end that may stand for it, when it is connected."""
+
+
+def self_snapshot(
+    identity: Identity, config: Config, roles: Sequence[str], network: MeshNetwork, started_at: float
+) -> dict[str, Any]:
+    """Who this is, since when (Unix seconds), and how it is connected."""
+    return {
+        "peer_id": identity.peer_id,
+        "address": identity.address,
+        "network": config.network,
+        "ledger": config.ledger,
+        "roles": list(roles),
+        "bootstrap": list(config.bootstrap),
+        "started_at": round(started_at, 3),
+        "addresses": network.addresses(),
+        **network_snapshot(network.status()),
+    }
+
+
+def answers_about(network: MeshNetwork) -> dict[str, Callable[[str], object]]:
+    """What the command line asks of whoever is connected."""
+    return {
+        "peers": lambda _: [peer_snapshot(peer) for peer in network.peers()],
+        "ping": lambda target: ping(network, target),
+        "punch": lambda _: try_punch(network),
+    }
 
 
 def network_snapshot(status: NetworkStatus) -> dict[str, Any]:

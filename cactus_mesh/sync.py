@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
-from cactus_mesh import node
+from cactus_mesh import clients
 from cactus_mesh.portal import Portal
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Settings(TypedDict, total=False):
 @contextmanager
 def open_client(**settings: Unpack[Settings]) -> Iterator[Client]:
     """As `cactus_mesh.open_client`, with its arguments and errors.  Leaving the block cancels what is under way."""
-    with open_from(partial(node.open_client, **settings)) as client:
+    with open_from(partial(clients.open_client, **settings)) as client:
         yield client
 
 

@@ -9,8 +9,9 @@ import pytest
 import trio
 
 from cactus_mesh import control
-from cactus_mesh.control import WHO, ask_node, open_control
+from cactus_mesh.control import WHO, ask_home, ask_node, open_control
 from cactus_mesh.errors import NodeNotRunning, NodeRunning, PeerUnreachable
+from cactus_mesh.home import Home
 
 
 async def echo(about):
@@ -44,6 +45,16 @@ async def test_a_node_that_is_starting_says_so_and_keeps_its_home(tmp_path):
             async with open_control(tmp_path / "control", {}):
                 pass
         assert "pid" in await ask_node(tmp_path / "control", WHO)
+
+
+async def test_a_home_is_answered_for_by_its_node_and_else_by_its_gateway(tmp_path):
+    home = Home(tmp_path, tmp_path)
+    with pytest.raises(NodeNotRunning, match="cactus-mesh run"):
+        await ask_home(home, "which")
+    async with open_control(home.gateway_control_file, {"which": lambda _: {"is": "gateway"}}):
+        assert await ask_home(home, "which") == {"is": "gateway"}
+        async with open_control(home.control_file, {"which": lambda _: {"is": "node"}}):
+            assert await ask_home(home, "which") == {"is": "node"}
 
 
 async def test_without_the_secret_there_is_no_answer(tmp_path):

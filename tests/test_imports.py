@@ -109,7 +109,7 @@ def test_every_module_has_its_place():
     """A new top-level module must be put into a layer here, or nothing would be checked of it."""
     on_top = {"__init__", "__main__", "node", "cli", "demo", "control", "lifetime", "terminal", "processes"}
     on_top |= {"portal", "aio", "sync", "gateway", "doctor", "known", "service", "snapshot", "visit"}
-    on_top |= {"calibration", "adapters", "observability", "backup", "live"}
+    on_top |= {"calibration", "adapters", "observability", "backup", "live", "clients"}
     known = BELOW_ADAPTERS | set(ADAPTERS) | SHELLS | on_top | {"testing"}
     assert {part_of(name) for name in FILES} == known
 

@@ -68,7 +68,7 @@ async def ask(
     \b
     Example: cactus-mesh ask "What is a router?" --bootstrap /ip4/127.0.0.1/tcp/4101/p2p/12D3KooW…
     """
-    from cactus_mesh.node import open_client
+    from cactus_mesh.clients import open_client
 
     config = load(home, bootstrap=list(bootstrap) or None, network=network, ledger=ledger)
     text = sys.stdin.read() if prompt == "-" else prompt

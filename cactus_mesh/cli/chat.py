@@ -65,7 +65,7 @@ async def chat(
     """
     from cactus_mesh.cli.lines import PipedLines, TypedLines
     from cactus_mesh.cli.talk import Talk
-    from cactus_mesh.node import open_client
+    from cactus_mesh.clients import open_client
 
     config = load(home, bootstrap=list(bootstrap) or None, network=network, ledger=ledger)
     typed = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty() and not as_json

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from cactus_mesh.cli.base import command, json_option, load, main, network_options
+from cactus_mesh.errors import NodeRunning
 from cactus_mesh.terminal import print_json, printable, say
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from cactus_mesh.config import Config, GatewayConfig, Home
+    from cactus_mesh.control import Answers
     from cactus_mesh.gateway.server import Gateway
 
 
@@ -63,12 +68,12 @@ async def _serve(
     until_stdin_closes: bool,
     as_json: bool,
 ) -> None:
+    from cactus_mesh.clients import answers_of_client, open_client, open_live_of_client
     from cactus_mesh.gateway.guard import require_keys
     from cactus_mesh.gateway.keys import Keyring
     from cactus_mesh.gateway.server import open_gateway
     from cactus_mesh.lifetime import open_lifetime
     from cactus_mesh.live import TaskTable
-    from cactus_mesh.node import open_client, open_live_of_client
 
     config = load(home, bootstrap=list(bootstrap) or None, network=network, ledger=ledger)
     settings = at(config.gateway, host, port)
@@ -79,6 +84,7 @@ async def _serve(
         open_client(home=home, config=config, tasks=tasks) as client,
         open_live_of_client(client, config, home, tasks) as live,
         open_gateway(client, settings, home.gateway_keys_file, picture=live) as opened,
+        _seen(home, answers_of_client(client, config, live)),
     ):
         announce(opened, config, as_json=as_json)
         if not as_json:
@@ -86,6 +92,17 @@ async def _serve(
         await lifetime.serving()
         if not as_json:
             say("stopping: letting running answers end")
+
+
+@asynccontextmanager
+async def _seen(home: Home, answers: Answers) -> AsyncIterator[None]:
+    """`status` and `top` show the first gateway of a home; another one of the same home they do not see."""
+    from cactus_mesh.control import open_control
+
+    async with AsyncExitStack() as stack:
+        with suppress(NodeRunning):
+            await stack.enter_async_context(open_control(home.gateway_control_file, answers))
+        yield
 
 
 def at(config: GatewayConfig, host: str | None, port: int | None) -> GatewayConfig:

@@ -45,9 +45,9 @@ async def status(home: Home, as_json: bool) -> None:
     \b
     Example: cactus-mesh status
     """
-    from cactus_mesh.control import ask_node
+    from cactus_mesh.control import ask_home
 
-    found = await ask_node(home.control_file, "status")
+    found = await ask_home(home, "status")
     if as_json:
         print_json(found)
         return
@@ -159,9 +159,9 @@ async def peers(home: Home, as_json: bool) -> None:
     \b
     Example: cactus-mesh peers --json
     """
-    from cactus_mesh.control import ask_node
+    from cactus_mesh.control import ask_home
 
-    found: Any = await ask_node(home.control_file, "peers")
+    found: Any = await ask_home(home, "peers")
     if as_json:
         print_json({"peers": found})
         return
@@ -220,16 +220,14 @@ async def ping(
     \b
     Example: cactus-mesh ping …V3fyKSUK --count 10
     """
-    from cactus_mesh.control import LONG_ANSWER_SECONDS, WHO, ask_node
+    from cactus_mesh.control import LONG_ANSWER_SECONDS, WHO, ask_home
 
     try:
-        await ask_node(home.control_file, WHO)
+        await ask_home(home, WHO)
     except NodeNotRunning:
         await _ping_as_visitor(home, target, bootstrap, network, ledger, count, as_json=as_json)
     else:
-        await _ping(
-            lambda: ask_node(home.control_file, "ping", target, seconds=LONG_ANSWER_SECONDS), count, as_json=as_json
-        )
+        await _ping(lambda: ask_home(home, "ping", target, seconds=LONG_ANSWER_SECONDS), count, as_json=as_json)
 
 
 async def _ping_as_visitor(

@@ -157,8 +157,8 @@ async def _scraped(config: Config, meter: Meter | None, *, as_json: bool) -> Asy
 @asynccontextmanager
 async def _gateway(node: Node, home: Home, meter: Meter | None, live: Live, *, as_json: bool) -> AsyncIterator[None]:
     from cactus_mesh.cli.gateway import announce
+    from cactus_mesh.clients import open_client_beside
     from cactus_mesh.gateway.server import open_gateway
-    from cactus_mesh.node import open_client_beside
 
     async with (
         open_client_beside(node, home) as client,

@@ -83,10 +83,10 @@ async def tasks(
 
 async def _running(home: Home, role: str | None) -> list[dict[str, Any]]:
     """What a running node of this home has under way; nothing where none runs."""
-    from cactus_mesh.control import ask_node
+    from cactus_mesh.control import ask_home
 
     try:
-        found = await ask_node(home.control_file, "live")
+        found = await ask_home(home, "live")
     except NodeNotRunning:
         return []
     return [task for task in found.get("running", []) if role in (None, task["role"])]

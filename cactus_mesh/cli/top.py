@@ -33,10 +33,10 @@ async def top(home: Home, every: float, count: int | None, as_json: bool) -> Non
     \b
     Example: cactus-mesh top --every 2
     """
-    from cactus_mesh.control import ask_node
+    from cactus_mesh.control import ask_home
 
     async def look() -> dict[str, Any]:
-        return await ask_node(home.control_file, "live")
+        return await ask_home(home, "live")
 
     if as_json or not _is_screen():
         await _lines(look, every, count, as_json=as_json)

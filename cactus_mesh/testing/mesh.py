@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from cactus_mesh.adapters import identity_at
+from cactus_mesh.clients import open_client
 from cactus_mesh.config import find_home, load_config
 from cactus_mesh.control import ask_node, open_control
 from cactus_mesh.gateway.scrape import open_scrape
@@ -24,7 +25,7 @@ from cactus_mesh.identity import Address, load_key_file
 from cactus_mesh.ledger.client import open_ledger
 from cactus_mesh.ledger.dev import fund
 from cactus_mesh.lifetime import open_lifetime
-from cactus_mesh.node import open_client, open_live_of, open_node
+from cactus_mesh.node import open_live_of, open_node
 from cactus_mesh.observability.meter import Meter
 from cactus_mesh.processes import open_family
 from cactus_mesh.terminal import set_up_logging

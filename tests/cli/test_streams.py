@@ -88,7 +88,7 @@ def test_what_is_piped_has_no_colours(tmp_path, variables):
 
 def test_a_client_needs_no_library_for_models():
     code = (
-        "import sys, cactus_mesh\nfrom cactus_mesh.node import open_client\nfrom cactus_mesh.net import network\n"
+        "import sys, cactus_mesh\nfrom cactus_mesh.clients import open_client\nfrom cactus_mesh.net import network\n"
         "from cactus_mesh.ledger import client\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & set(sys.argv[1:])))"
     )

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from cactus_mesh.clients import open_client_beside
 from cactus_mesh.concurrency import open_service_nursery
 from cactus_mesh.config import load_config
 from cactus_mesh.gateway.server import open_gateway
-from cactus_mesh.node import open_client_beside, open_live_of, open_node
+from cactus_mesh.node import open_live_of, open_node
 from cactus_mesh.testing.engine import FAKE_MODEL, FakeEngine
 from cactus_mesh.testing.mesh import APT, LISTEN, open_process_mesh
 from tests.dashboard.browser import chromium, open_chromium

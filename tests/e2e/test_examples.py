@@ -114,6 +114,17 @@ async def try_gateway(environment, example):
     async with open_gateway_process(environment, "gateway", "--port", "0") as ready:
         assert ready["needs_key"] is False
         await try_examples(environment | {"OPENAI_BASE_URL": f"{ready['url']}/v1"}, [example])
+        await try_views(environment)
+
+
+async def try_views(environment):
+    """A gateway without a node is seen as a node is."""
+    status, told, err = await run(environment, "-m", "cactus_mesh", "status", "--json")
+    assert (status, json.loads(told)["roles"]) == (0, ["client"]), err
+    status, told, err = await run(environment, "-m", "cactus_mesh", "top", "--count", "1", "--json")
+    assert (status, json.loads(told)["totals"]["client"]["done"] > 0) == (0, True), err
+    status, told, err = await run(environment, "-m", "cactus_mesh", "status")
+    assert "as client" in told, err
 
 
 async def try_node(environment):

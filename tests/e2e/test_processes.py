@@ -9,9 +9,9 @@ import pytest
 import trio
 
 from cactus_mesh.adapters import identity_at
+from cactus_mesh.clients import open_client
 from cactus_mesh.errors import OrchestratorLost, RouterNotAuthorised
 from cactus_mesh.identity import Address
-from cactus_mesh.node import open_client
 from cactus_mesh.testing.engine import FAKE_TEXT
 from cactus_mesh.testing.mesh import APT, ProcessMesh, open_process_mesh
 

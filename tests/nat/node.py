@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import trio
 
 from cactus_mesh.adapters import identity_at
+from cactus_mesh.clients import open_client
 from cactus_mesh.config import Home, find_home, load_config
 from cactus_mesh.errors import MeshError
 from cactus_mesh.identity import Address, PeerId, load_key_file
 from cactus_mesh.ledger.client import open_ledger
 from cactus_mesh.ledger.dev import fund
-from cactus_mesh.node import open_client, open_node
+from cactus_mesh.node import open_node
 from cactus_mesh.terminal import set_up_logging
 from cactus_mesh.testing.engine import FAKE_MODEL, FAKE_TEXT, FakeEngine
 from tests.nat.routers import PORT
