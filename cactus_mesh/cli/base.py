@@ -74,8 +74,11 @@ class _Commands(click.Group):
             formatter.write_dl([(str(status), words.replace("`", "")) for status, words in EXIT_STATUSES.items()])
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        keep_streams()
-        return super().main(*args, **extra)
+        try:
+            keep_streams()
+            return super().main(*args, **extra)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

@@ -102,3 +102,14 @@ def test_importing_the_library_loads_few_modules():
     code = "import sys\nfrom cactus_mesh import open_client\nprint(len(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(shown.stdout) < 700
+
+
+@pytest.mark.parametrize("loading", ["cactus_mesh.cli.base", "click", "cactus_mesh.terminal"])
+def test_a_ctrl_c_while_the_program_is_still_loading_leaves_no_trace(loading):
+    code = (
+        "import sys\nclass CtrlC:\n    def find_spec(self, name, *_):\n"
+        "        if name == sys.argv[1]: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, CtrlC())\nfrom cactus_mesh.cli import main"
+    )
+    done = subprocess.run([sys.executable, "-c", code, loading], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
