@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from cactus_mesh.errors import ModelMalformed, ModelMissing, ModelRefused, ModelUnsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 SELFTEST_NAME: Final = "cactus-selftest"
 SELFTEST_WORDS: Final = ("selftest", SELFTEST_NAME)
@@ -48,6 +49,11 @@ INDEX: Final = "model.safetensors.index.json"
 
 _ADAPTER: Final = "adapter_config.json"
 _MAY_NAME_CODE: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
+_LAYERS: Final = frozenset(
+    {"num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"}
+)
+_MAX_LAYERS: Final = 2_000
+"""A network is built to learn its shapes; the deepest have some hundreds."""
 _PICKLES: Final = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 _PICKLE_MAGIC: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _MAX_NAME_CHARACTERS: Final = 200  # of a name in an advert
@@ -96,13 +102,16 @@ def check_folder(name: str, path: Path) -> ModelFolder:
     """Raises `ModelRefused`, `ModelUnsupported` or `ModelMalformed`, naming the file and what to do."""
     if (path / _ADAPTER).exists():
         raise _adapter(name)
-    named = {file: path / file for file in _MAY_NAME_CODE if (path / file).exists()}
+    named = {file: path / file for file in _MAY_NAME_CODE if (path / file).is_file()}
     check_config(name, {"config.json": path / "config.json"} | named)
     weights = _weights(name, path)
     for file_name in weights:
         if file_name.endswith(".safetensors"):
             _check_safetensors(path / file_name)
-    others = [file for file in IDENTITY_FILES if (path / file).is_file()]
+    others = [file for file in IDENTITY_FILES if os.path.lexists(path / file)]
+    for file in others:
+        if not (path / file).is_file():
+            raise ModelMalformed(f"{path / file} is no file; get it again, or take it away")
     templates = [f"{TEMPLATES}/{file.name}" for file in (path / TEMPLATES).glob("*.jinja")]
     return ModelFolder(name, path, tuple(sorted((*weights, *others, *templates), key=str.encode)))
 
@@ -115,7 +124,16 @@ def check_config(name: str, paths: Mapping[str, Path]) -> None:
                 f"{name} wants to run code of its own (auto_map in {file}), and the engine never runs code "
                 "that comes with a model; choose a model of an architecture that transformers knows"
             )
-    _refuse_unsupported(name, _read_json(paths["config.json"]))
+    config = _read_json(paths["config.json"])
+    for key, value in _settings(config):
+        if key.endswith("_implementation") and "/" in str(value):
+            raise ModelRefused(
+                f"{name} wants to run code of the hub ({key} {value!r} in config.json), and the engine never does; "
+                "take that out, which is not the model that was published, or choose another"
+            )
+        if key in _LAYERS and isinstance(value, (int, float)) and value > _MAX_LAYERS:
+            raise ModelMalformed(f"config.json of {name} says {key} {value}; no model has more than {_MAX_LAYERS}")
+    _refuse_unsupported(name, config)
 
 
 def choose_files(name: str, listed: Collection[str]) -> list[str]:
@@ -259,6 +277,16 @@ def _parse(path: Path, data: bytes) -> Json:
 
 
 def _has_key(value: object, key: str) -> bool:
-    if isinstance(value, dict):
-        return key in value or any(_has_key(inner, key) for inner in value.values())
-    return isinstance(value, list) and any(_has_key(inner, key) for inner in value)
+    return any(name == key for name, _ in _settings(value))
+
+
+def _settings(value: object) -> Iterator[tuple[str, object]]:
+    """All keys of *value*, however deep, and what they have."""
+    left = [value]
+    while left:
+        inner = left.pop()
+        if isinstance(inner, dict):
+            yield from inner.items()
+            left += inner.values()
+        elif isinstance(inner, list):
+            left += inner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,29 @@ def test_a_name_with_one_slash_is_a_hub_id_unless_it_is_here(tmp_path: Path, mon
     (tmp_path / "owner" / "name").mkdir(parents=True)
     assert hub_id("owner/name") is None
     assert [hub_id(word) for word in ("selftest", "./x/y", "/a/b", "a/b/c", "../b", "a/..")] == [None] * 6
+
+
+def test_code_of_the_hub_that_a_config_asks_for_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b'{"text_config": {"_attn_implementation": "somebody/kernel"}}')
+    with pytest.raises(ModelRefused, match=r"run code of the hub \(_attn_implementation 'somebody/kernel'"):
+        check_folder("tiny", folder)
+
+
+def test_a_config_that_would_never_be_built_is_malformed(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b'{"num_hidden_layers": 1000000000}')
+    with pytest.raises(ModelMalformed, match="says num_hidden_layers 1000000000"):
+        check_folder("tiny", folder)
+
+
+def test_a_config_however_deep_is_searched_or_malformed(folder: Path) -> None:
+    for depth in (100, 700, 940, 980, 5_000):
+        (folder / "config.json").write_bytes(b'{"a":' * depth + b'{"auto_map": 1}' + b"}" * depth)
+        with pytest.raises((ModelRefused, ModelMalformed)):
+            check_folder("tiny", folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no such files")
+def test_what_is_no_file_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "generation_config.json")
+    with pytest.raises(ModelMalformed, match=r"generation_config.json is no file"):
+        check_folder("tiny", folder)

@@ -153,7 +153,10 @@ def _end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
         known = tokenizer.eos_token_id
     if known is None:
         return frozenset()
-    return frozenset(known if isinstance(known, list) else [known])
+    ids = frozenset(known if isinstance(known, list) else [known])
+    if not all(isinstance(each, int) for each in ids):
+        raise ModelMalformed("eos_token_id in generation_config.json or config.json is no number of a token")
+    return ids
 
 
 def _too_large(folder: ModelFolder) -> ModelTooLarge:
