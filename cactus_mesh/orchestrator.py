@@ -13,21 +13,20 @@ import trio
 
 from cactus_mesh.clock import wall_clock
 from cactus_mesh.concurrency import Stop, open_batches
-from cactus_mesh.core.delegation import continue_chain, open_chain
+from cactus_mesh.core.delegation import open_chain
 from cactus_mesh.core.likelihoods import chunks_of
 from cactus_mesh.core.matching import Need
 from cactus_mesh.core.receipts import Work, pack_logprobs, receipt_for, receipt_over
 from cactus_mesh.core.requests import Contract
-from cactus_mesh.core.serving import DELEGATE_DEADLINE_MS, Slots, refuse_unfit
-from cactus_mesh.core.verification import failed_checks
-from cactus_mesh.dispatch import RUN_METHOD, STOP_METHOD, Evidence, Placed
+from cactus_mesh.core.serving import Slots, refuse_unfit
+from cactus_mesh.delegated import DelegatedTask
+from cactus_mesh.dispatch import RUN_METHOD, STOP_METHOD
 from cactus_mesh.errors import Busy, Cancelled, CannotContinue, DeadlinePassed, Draining, EngineFailed, MeshError
 from cactus_mesh.identity import address
 from cactus_mesh.messages import (
     MAX_VALIDITY_MS,
     Acceptance,
     Accepted,
-    Delegation,
     Done,
     ModelOffer,
     Order,
@@ -39,7 +38,6 @@ from cactus_mesh.messages import (
     kind_of,
     seal,
     seed_of,
-    unseal,
 )
 from cactus_mesh.ports import EngineFinish, EngineTokens
 from cactus_mesh.spans import orchestrator_part, step, working_on
@@ -51,11 +49,8 @@ if TYPE_CHECKING:
     from cactus_mesh.clock import Clock
     from cactus_mesh.config import PriceConfig
     from cactus_mesh.core.delegation import Chain
-    from cactus_mesh.core.matching import Candidate
-    from cactus_mesh.core.routing import Record
     from cactus_mesh.core.serving import Load, ServingPolicy
     from cactus_mesh.core.settlement import TaskConsent
-    from cactus_mesh.core.verification import Witnessed
     from cactus_mesh.dispatch import Dispatcher
     from cactus_mesh.identity import Identity, PublicKey
     from cactus_mesh.messages import B, Chunk, Sealed
@@ -325,7 +320,7 @@ class Orchestrator:
             candidates = self._dispatcher.directory.rank(need, limit=DELEGATES)
         except MeshError as error:
             raise Busy(f"this orchestrator is full and nobody can take the task for it ({error.code})") from None
-        evidence = await self._dispatcher.dispatch(_Delegated(self, call, order, chain, stop), candidates)
+        evidence = await self._dispatcher.dispatch(DelegatedTask(self, call, order, chain, stop), candidates)
         receipt = receipt_over(evidence.receipt, chain.order_hash, self.identity)
         await self._send_receipt(
             call, Order(order.request, order.assignment, evidence.done.delegations), chain, receipt
@@ -350,59 +345,3 @@ def _refuse_other(partial: Partial, token_ids: Sequence[int], text: Sequence[str
         raise CannotContinue(
             "the text so far is not what this model makes of these tokens, so it is not continued here"
         )
-
-
-class _Delegated:
-    """A task handed on, as a `dispatch.Plan`."""
-
-    def __init__(self, orchestrator: Orchestrator, call: Call, order: Order, chain: Chain, stop: Stop) -> None:
-        request = chain.request.sealed.body
-        self.task_id = request.task_id
-        self.sampling = request.sampling
-        self.deadline_ms = chain.done_by_ms - DELEGATE_DEADLINE_MS
-        self.partial = chain.partial
-        self.stop = stop
-        self._orchestrator = orchestrator
-        self._call = call
-        self._order = order
-        self._chain = chain
-        self._link: Sealed[Delegation] | None = None
-
-    def place(self, candidate: Candidate, attempt: int, partial: Partial | None) -> Placed:
-        policy = self._orchestrator.policy
-        delegation = Delegation(
-            task_id=self.task_id,
-            parent_hash=self._chain.order_hash,
-            depth=len(self._chain.delegations) + 1,
-            max_price=self._chain.max_price,
-            share_bps=min(self._chain.share_bps, policy.delegate_share_bps),
-            done_by_ms=self.deadline_ms,
-            partial=partial,
-        )
-        self._link = self._orchestrator.seal(delegation, candidate.orchestrator)
-        chain = [*self._order.delegations, self._link.raw]
-        return Placed(Order(self._order.request, self._order.assignment, chain), self._link.digest)
-
-    def examine(self, candidate: Candidate, done: Done, seen: Witnessed) -> Evidence:
-        assert self._link is not None, "what is examined was placed"
-        contract = self._orchestrator.contract
-        ours = [*self._order.delegations, self._link.raw]
-        deeper = done.delegations[len(ours) :]
-        whole = [*ours, *deeper]
-        chain = continue_chain(self._chain.request, self._chain.assignment, whole, now_ms=None)
-        receipt = unseal(done.receipt, Receipt, now_ms=self._orchestrator.clock(), sender=candidate.orchestrator)
-        return Evidence(
-            Done(self._order.assignment, whole, done.receipt, None),
-            chain,
-            receipt,
-            failed_checks(receipt, chain, contract, seen, below=len(ours)),
-        )
-
-    async def progress(self, candidate: Candidate, attempt: int) -> None:
-        log.info("delegated", extra={"task": self.task_id.hex(), "attempt": attempt})
-
-    async def forward(self, chunk: Chunk, *, more: bool) -> None:
-        await self._call.send(encode_unsigned(chunk))
-
-    def record(self, report: Record, evidence: Evidence | None) -> None:
-        log.info("a delegate's task ended", extra={"task": self.task_id.hex(), "result": report.result})

@@ -205,7 +205,7 @@ class RoutedTask:
         receipt = evidence.receipt.body if evidence is not None else None
         claim = SettlementClaim.from_bcs(receipt.claim) if receipt and report.result == "completed" else None
         delegated = evidence is not None and bool(evidence.chain.delegations)
-        self._router.note(
+        self._router.outcomes.note(
             Outcome(
                 task_id=self.task_id,
                 orchestrator=report.candidate.orchestrator,

@@ -5,7 +5,6 @@ The I/O around `core.requests`, `core.matching`, `core.routing` and `core.verifi
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -42,16 +41,15 @@ from cactus_mesh.messages import (
     MAX_VALIDITY_MS,
     Cancel,
     Done,
-    Outcome,
     ReplayCache,
     encode_unsigned,
     seal,
     unseal,
 )
+from cactus_mesh.outcomes import Outcomes
 from cactus_mesh.routed import RoutedTask, Running, need_of
 from cactus_mesh.settling import Failed, Finished, open_settler
 from cactus_mesh.spans import router_part, working_on
-from cactus_mesh.topics import outcomes_topic
 from cactus_mesh.verifiers import Verifiers
 
 if TYPE_CHECKING:
@@ -78,9 +76,6 @@ MODELS_METHOD: Final = "mesh.models"
 MODELS_AT_ONCE: Final = 16
 """Questions for the list of models, which takes a millisecond or a few to make."""
 EVIDENCE_VALID_MS: Final = MAX_VALIDITY_MS
-OUTCOME_VALID_MS: Final = 120_000
-OUTCOMES_PER_SECOND: Final = 5
-"""What a router gossips at most: every peer of the topic pays 6-12 ms for each.  Its own memory keeps all of them."""
 DRAIN_SECONDS: Final = 10.0
 """How long running tasks may still take when the node shuts down."""
 
@@ -111,14 +106,15 @@ async def open_router(
         settler = await stack.enter_async_context(open_settler(identity, ledger, config, journal, clock))
         nursery = await stack.enter_async_context(open_service_nursery())
         dispatcher = Dispatcher(network, directory, clock, patience)
-        router = Router(identity, network, ledger, settler, dispatcher, name, config, stake_cover, nursery, routed)
+        outcomes = Outcomes(identity, network, directory, name, clock)
+        router = Router(identity, ledger, settler, dispatcher, outcomes, config, stake_cover, nursery, routed)
         router._remember(journal.used())
         verifiers = Verifiers(identity, network, ledger, directory, router.contract, clock, audits.engine)
         router._auditor = await stack.enter_async_context(
-            open_auditor(ledger, directory, verifiers, audits, failed=router._convicted)
+            open_auditor(ledger, directory, verifiers, audits, failed=outcomes.convicted)
         )
         nursery.start_soon(Disputer(identity, ledger, audits.dossier, clock, audits.disputed).run)
-        nursery.start_soon(router._gossip)
+        nursery.start_soon(outcomes.gossip)
         network.serve(SUBMIT_METHOD, router._submit, at_once=config.tasks_at_once)
         network.serve(CANCEL_METHOD, router._cancel, at_once=config.tasks_at_once)
         network.serve(MODELS_METHOD, router._models, at_once=MODELS_AT_ONCE)
@@ -141,11 +137,10 @@ class Router:
     def __init__(
         self,
         identity: Identity,
-        network: Network,
         ledger: Ledger,
         settler: Settler,
         dispatcher: Dispatcher,
-        name: str,
+        outcomes: Outcomes,
         config: RouterConfig,
         stake_cover: float,
         nursery: trio.Nursery,
@@ -155,11 +150,10 @@ class Router:
         self.contract = Contract(ledger.chain.chain_id, ledger.chain.contract)
         self.clock = dispatcher.clock
         self.directory = dispatcher.directory
-        self._network = network
         self.ledger = ledger
         self._settler = settler
         self._dispatcher = dispatcher
-        self._topic = outcomes_topic(name)
+        self.outcomes = outcomes
         self.escrow_above = config.escrow_above
         self._stake_cover = stake_cover
         self._routed = routed
@@ -172,7 +166,6 @@ class Router:
         self._finished: Seen[_Key] = Seen(2 * MAX_REMEMBERED_TASKS)
         self._draining = False
         self._one_less = trio.Event()
-        self._outcomes, self._to_publish = trio.open_memory_channel[Outcome](OUTCOMES_PER_SECOND)
 
     @property
     def running(self) -> int:
@@ -321,23 +314,6 @@ class Router:
         settlement = replace(finished.settlement, quality_ppm=quality_ppm)
         self._settler.release(replace(finished, settlement=settlement))
 
-    def _convicted(self, evidence: Evidence) -> None:
-        """Two verifiers have found that an answer was not what its orchestrator signed."""
-        receipt = evidence.receipt.body
-        delegated = bool(evidence.chain.delegations)
-        self.note(
-            Outcome(
-                task_id=receipt.task_id,
-                orchestrator=evidence.chain.liable,
-                delegate=evidence.chain.worker if delegated else None,
-                model_digest=receipt.model_digest,
-                result="rejected",
-                complexity=0,
-                compute_ms=0,
-                first_token_ms=0,
-            )
-        )
-
     def _remember(self, spent: Iterable[TaskConsent | Used]) -> None:
         """A task is paid once, however often it is done: so it is done once."""
         for each in spent:
@@ -370,22 +346,7 @@ class Router:
     def seal(self, body: B, recipient: PublicKey) -> Sealed[B]:
         return seal(body, self.identity, now_ms=self.clock(), valid_ms=EVIDENCE_VALID_MS, recipient=recipient)
 
-    # --- what others hear ------------------------------------------------------------------------------------------
-
-    def note(self, outcome: Outcome) -> None:
-        """Remember an outcome, and gossip it unless many others wait already."""
-        self.directory.fold(outcome, self.identity.public_key)
-        with contextlib.suppress(trio.WouldBlock):
-            self._outcomes.send_nowait(outcome)
-
-    async def _gossip(self) -> None:
-        async for outcome in self._to_publish:
-            sealed = seal(outcome, self.identity, now_ms=self.clock(), valid_ms=OUTCOME_VALID_MS)
-            try:
-                await self._network.publish(self._topic, sealed.raw)
-            except MeshError as error:
-                log.info("an outcome was not gossiped", extra={"code": error.code})
-            await trio.sleep(1 / OUTCOMES_PER_SECOND)
+    # --- the end ----------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         """Take no new task; let the running ones end, and stop those that take too long."""

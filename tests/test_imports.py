@@ -36,6 +36,8 @@ SHELLS = {
     "directory",
     "topics",
     "dispatch",
+    "delegated",
+    "outcomes",
     "routed",
     "router",
     "orchestrator",
