@@ -346,7 +346,7 @@ class Router:
     def seal(self, body: B, recipient: PublicKey) -> Sealed[B]:
         return seal(body, self.identity, now_ms=self.clock(), valid_ms=EVIDENCE_VALID_MS, recipient=recipient)
 
-    # --- the end ----------------------------------------------------------------------------------------------------
+    # --- shutting down -----------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         """Take no new task; let the running ones end, and stop those that take too long."""
