@@ -61,6 +61,20 @@ def test_another_dtype_is_another_model() -> None:
     assert half.facts.digest != full.facts.digest
 
 
+def test_what_is_written_to_the_files_of_a_served_model_does_not_change_it(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for dtype in ("float16", "float32"):
+        folder = shutil.copytree(SELFTEST_FOLDER, tmp_path / dtype)
+        weights = folder / "model.safetensors"
+        stored = {name: each.float() if dtype == "float32" else each for name, each in load_file(weights).items()}
+        save_file(stored, weights, metadata={"format": "pt"})
+        (model,) = load(folder, dtype=dtype)
+        before = {name: each.clone() for name, each in model.network.state_dict().items()}
+        weights.write_bytes(bytes(weights.stat().st_size // 2))  # shorter, in place: reading what was cut off is fatal
+        assert all((each == before[name]).all() for name, each in model.network.state_dict().items())
+
+
 def test_a_context_can_be_bounded() -> None:
     assert load("selftest")[0].facts.context_tokens == 1024
     assert load("selftest", max_context_tokens=100)[0].facts.context_tokens == 100

@@ -89,14 +89,14 @@ def device_of(wanted: str) -> str:
 def load(examined: Examined, settings: EngineSettings) -> LoadedModel | LoadedEncoder:
     """Raises a `UsageError` with the cause."""
     with told(examined.word):
-        if stamps_of(examined.folder) != examined.stamps:
-            raise ModelRefused(f"the files of {examined.name} were changed while it was served; restart the node")
         return _load(examined, settings)
 
 
 def _load(examined: Examined, settings: EngineSettings) -> LoadedModel | LoadedEncoder:
+    _refuse_changed(examined)
     network = _load_network(examined.folder, settings, examined.kind)
     tokenizer = load_tokenizer(examined.folder)
+    _refuse_changed(examined)
     if examined.room is None:
         return LoadedEncoder(examined.facts, network, tokenizer, examined.facts.context_tokens // MAX_INPUTS)
     passes, _ = prepare(examined.name, network)
@@ -113,6 +113,12 @@ def _load(examined: Examined, settings: EngineSettings) -> LoadedModel | LoadedE
     )
 
 
+def _refuse_changed(examined: Examined) -> None:
+    """What is read must be what has the digest."""
+    if stamps_of(examined.folder) != examined.stamps:
+        raise ModelRefused(f"the files of {examined.name} were changed while it was served; restart the node")
+
+
 def _load_network(folder: ModelFolder, settings: EngineSettings, kind: Any) -> PreTrainedModel:
     try:
         loaded: Any = kind.from_pretrained(
@@ -124,6 +130,7 @@ def _load_network(folder: ModelFolder, settings: EngineSettings, kind: Any) -> P
             output_loading_info=True,
         )
         network: PreTrainedModel = loaded[0].to(settings.device)
+        _copy_from_files(network)
         report: dict[str, Any] = loaded[1]
     except SafetensorError as error:
         raise ModelMalformed(f"the weights of {folder.name} are damaged ({error}); get them again") from None
@@ -144,6 +151,13 @@ def _load_network(folder: ModelFolder, settings: EngineSettings, kind: Any) -> P
             )
     network.eval()  # type: ignore[no-untyped-call]
     return network
+
+
+def _copy_from_files(network: PreTrainedModel) -> None:
+    """What was read is mapped: a file that somebody writes to would change a model at work, or end the process."""
+    if network.device.type == "cpu":
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.data = tensor.data.clone()
 
 
 def _end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
