@@ -83,11 +83,11 @@ async def judged(
 ) -> tuple[Comparison, Judgement]:
     task = signed.task
     replay = await engine.replay(model.digest, task.work, task.sampling, task.seed, signed.token_ids)
-    found = compare(_receipt(signed, model), finding_of(bytes(32), replay, engine.name), thresholds)
+    found = compare(receipt(signed, model), finding_of(bytes(32), replay, engine.name), thresholds)
     return found, judge(found, thresholds)
 
 
-def _receipt(signed: Signed, model: EngineModel) -> Receipt:
+def receipt(signed: Signed, model: EngineModel) -> Receipt:
     return Receipt(
         task_id=bytes(16),
         order_hash=bytes(32),

@@ -14,7 +14,7 @@ import tempfile
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -226,7 +226,7 @@ def _plain_in_a_process(kind: str, asked: Sequence[Task]) -> list[Signed]:
 
     tokenizer = AutoTokenizer.from_pretrained(SELFTEST_FOLDER)
     made = []
-    with _process([sys.executable, "-m", models.__name__, "plain", kind]) as ask:
+    with process([sys.executable, "-m", models.__name__, "plain", kind]) as ask:
         for task in asked:
             sampling = {"max_tokens": MAX_TOKENS, "temperature_milli": task.sampling.temperature_milli}
             sampling |= {"top_p_milli": task.sampling.top_p_milli, "top_k": task.sampling.top_k}
@@ -240,17 +240,17 @@ def _plain_in_a_process(kind: str, asked: Sequence[Task]) -> list[Signed]:
 
 
 @contextmanager
-def _process(command: Sequence[str]) -> Iterator[Callable[[dict[str, object]], dict[str, list[float]]]]:
+def process(command: Sequence[str]) -> Iterator[Callable[[object], Any]]:
+    """A line of JSON in, one out."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
     assert process.stdin is not None
     assert process.stdout is not None
     asking, answering = process.stdin, process.stdout
     answering.readline()
 
-    def ask(question: dict[str, object]) -> dict[str, list[float]]:
+    def ask(question: object) -> Any:
         print(json.dumps(question), file=asking, flush=True)
-        found: dict[str, list[float]] = json.loads(answering.readline())
-        return found
+        return json.loads(answering.readline())
 
     try:
         yield ask
