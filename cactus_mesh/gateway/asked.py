@@ -124,7 +124,7 @@ def chat_of(body: Mapping[str, Any]) -> Asked:
         raise malformed("messages", "must be a list of one message or more")
     work = [message_of(message, f"messages[{at}]") for at, message in enumerate(messages)]
     options = options_of(given, "max_completion_tokens", "max_tokens")
-    _take_chat_logprobs(given, options)
+    take_logprobs(given, options, wanted=given.take("logprobs", bool, False), by="set logprobs to true")
     take_format(given.any("response_format"), options)
     return _asked(given, work, options)
 
@@ -220,12 +220,13 @@ def options_of(given: Parameters, *most: str) -> Options:
     return options
 
 
-def _take_chat_logprobs(given: Parameters, options: Options) -> None:
-    wanted, top = given.take("logprobs", bool, False), given.take("top_logprobs", int, 0)
+def take_logprobs(given: Parameters, options: Options, *, wanted: bool, by: str) -> None:
+    """``top_logprobs``, which only those may set who want log-probabilities *by* something else."""
+    top = given.take("top_logprobs", int, 0)
     if not 0 <= top <= MAX_TOP_LOGPROBS:
         raise malformed("top_logprobs", f"must be 0 to {MAX_TOP_LOGPROBS}, not {top}")
     if top and not wanted:
-        raise malformed("top_logprobs", "is for those who set logprobs to true")
+        raise malformed("top_logprobs", f"is for those who {by}")
     if wanted:
         options["top_logprobs"] = top
 

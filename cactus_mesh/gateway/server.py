@@ -279,13 +279,17 @@ def _dashboard(feed: Feed, guard: Guard) -> list[Route]:
 
 
 def _completion(chat: bool, asked: Asked, task_id: bytes) -> Shape:
-    wanted = asked.options.get("top_logprobs") is not None
-    tokens = Tokens(chat, cut=bool(asked.options.get("stop"))) if wanted else None
-    return Completion(chat, asked.model, task_id, asked.include_usage, tokens)
+    return Completion(chat, asked.model, task_id, asked.include_usage, _tokens(asked, chat=chat))
 
 
 def _response(asked: Asked, task_id: bytes) -> Shape:
-    return Response(asked.model, task_id)
+    return Response(asked.model, task_id, _tokens(asked, chat=True))
+
+
+def _tokens(asked: Asked, *, chat: bool) -> Tokens | None:
+    """What lists them, where they are asked for."""
+    wanted = asked.options.get("top_logprobs") is not None
+    return Tokens(chat, cut=bool(asked.options.get("stop"))) if wanted else None
 
 
 _SAFE: Final = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}

@@ -114,6 +114,37 @@ async def test_a_plain_text_takes_a_number_only(site, wanted):
     assert (error["code"], error["param"]) == ("gateway.request_malformed", "logprobs")
 
 
+INCLUDED = {"model": "fake", "input": "go", "include": ["message.output_text.logprobs"], "top_logprobs": 2}
+
+
+async def test_a_response_has_them_in_its_part_and_in_its_events(site):
+    whole = (await site.http.post("/v1/responses", json=INCLUDED)).json()["output"][0]["content"][0]["logprobs"]
+    assert [each["token"] for each in whole] == WORDS
+    assert whole[0]["top_logprobs"][1] == {**END, "bytes": []}
+    reply = await site.http.post("/v1/responses", json={**INCLUDED, "stream": True})
+    told = [json.loads(each) for each in events(reply.text)]
+    deltas = [each for each in told if each["type"] == "response.output_text.delta"]
+    assert [*chain(*(each["logprobs"] for each in deltas))] == whole
+    assert [each["logprobs"] for each in told if each["type"] == "response.output_text.done"] == [whole]
+    assert told[-1]["response"]["output"][0]["content"][0]["logprobs"] == whole
+
+
+@pytest.mark.parametrize(
+    ("param", "changes"),
+    [
+        ("include", {"include": ["reasoning.encrypted_content"]}),
+        ("include", {"include": "message.output_text.logprobs"}),
+        ("top_logprobs", {"include": []}),
+        ("top_logprobs", {"top_logprobs": 21}),
+        ("logprobs", {"logprobs": True}),
+    ],
+    ids=str,
+)
+async def test_what_a_response_cannot_have_is_refused_by_name(site, param, changes):
+    reply = await site.http.post("/v1/responses", json={**INCLUDED, **changes})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+
+
 async def test_texts_that_are_read_have_none(site):
     body = {"model": "fake", "input": "a", "logprobs": True}
     error = (await site.http.post("/v1/embeddings", json=body)).json()["error"]

@@ -91,6 +91,20 @@ async def test_log_probabilities_are_parsed_whole_streamed_and_put_together():
     assert [each.model_dump() for each in told] == [each.model_dump() for each in helped.choices[0].logprobs.content]
 
 
+async def test_log_probabilities_of_a_response_are_parsed_whole_and_put_together():
+    wanted = {"model": "fake", "input": "go", "include": ["message.output_text.logprobs"], "top_logprobs": 2}
+
+    def both(client):
+        with client.responses.stream(**wanted) as stream:
+            list(stream)
+            return client.responses.create(**wanted), stream.get_final_response()
+
+    async with open_openai() as (_, ask):
+        found = [answer.output[0].content[0].logprobs for answer in await ask(both)]
+    assert "".join(each.token for each in found[0]) == FAKE_TEXT
+    assert [[each.model_dump() for each in told] for told in found] == [[each.model_dump() for each in found[0]]] * 2
+
+
 async def test_log_probabilities_of_a_plain_text_are_parsed():
     def complete(client):
         return client.completions.create(model="fake", prompt="go", max_tokens=3, logprobs=2)
