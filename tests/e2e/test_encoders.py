@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from cactus_mesh.config import GatewayConfig
+from cactus_mesh.control import ask_node
 from cactus_mesh.gateway.server import open_gateway
 from cactus_mesh.testing.mesh import APT, LISTEN, ProcessMesh, open_process_mesh
 
@@ -22,18 +23,21 @@ TEXTS = ["A cactus", "keeps its water for the dry season", "and shares the shade
 
 @asynccontextmanager
 async def open_serving(folders: dict[str, Path]) -> AsyncIterator[ProcessMesh]:
-    """A mesh whose one orchestrator runs these models."""
+    """A mesh whose two orchestrators run these models: one can audit the other."""
     async with open_process_mesh() as mesh:
         await mesh.router()
-        identity = await mesh.fund("orchestrator")
-        async with mesh.ledger() as ledger:
-            await ledger.register_orchestrator(identity, identity.public_key, 1_000 * APT)
         models = [word for folder in folders.values() for word in ("--model", str(folder))]
         common = ("--ledger", mesh.chain["url"], "--listen", LISTEN, "--json", "--until-stdin-closes")
-        child = await mesh.family.start("orchestrator", "run", "--bootstrap", mesh.bootstrap, *models, *common)
-        said = await child.ready()
-        assert sorted(said["orchestrator"]["memory"]["loaded"]) == ["classifies", "embeds", "ranks"]
-        await mesh.acquainted()
+        children = []
+        for name in ("one", "other"):
+            identity = await mesh.fund(name)
+            async with mesh.ledger() as ledger:
+                await ledger.register_orchestrator(identity, identity.public_key, 1_000 * APT)
+            children.append(await mesh.family.start(name, "run", "--bootstrap", mesh.bootstrap, *models, *common))
+        for child in children:
+            said = await child.ready()
+            assert sorted(said["orchestrator"]["memory"]["loaded"]) == ["classifies", "embeds", "ranks"]
+        await mesh.acquainted(orchestrators=2)
         yield mesh
 
 
@@ -44,7 +48,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return make_small_encoders(tmp_path_factory.mktemp("encoders"))
 
 
-async def test_vectors_labels_and_scores_cross_the_network_and_are_paid(folders: dict[str, Path]) -> None:
+async def audited(mesh: ProcessMesh, answers: int) -> None:
+    """Wait until so many have been read again, and passed."""
+    found: dict[str, int] = {}
+    with trio.fail_after(60):
+        while found.get("audits_pass", 0) < answers:
+            await trio.sleep(0.05)
+            status = await ask_node(mesh.family.home("router").control_file, "status")
+            found = {name: count for name, count in status["router"].items() if name.startswith("audits_")}
+            assert set(found) <= {"audits_pass"}
+
+
+async def test_vectors_labels_and_scores_cross_the_network_and_are_audited_and_paid(folders: dict[str, Path]) -> None:
     async with open_serving(folders) as mesh, mesh.client() as client:
         vectors = await client.embed(TEXTS, model="embeds").wait()
         labels = await client.classify(TEXTS, model="classifies").wait()
@@ -60,6 +75,7 @@ async def test_vectors_labels_and_scores_cross_the_network_and_are_paid(folders:
             with trio.fail_after(30):
                 assert 0 < (await client.paid(result)).paid <= result.price
 
+        await audited(mesh, 3)
         keys_file = mesh.family.home("client").gateway_keys_file
         async with open_gateway(client, GatewayConfig(port=0), keys_file) as gateway, httpx.AsyncClient() as http:
             body = {"model": "embeds", "input": TEXTS}
