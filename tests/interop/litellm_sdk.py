@@ -38,7 +38,13 @@ def vectors():
     found = litellm.embedding(
         model="openai/embedder", input=["one", "two"], api_base=EMBED_URL, api_key=os.environ["CACTUS_KEY"]
     )
-    assert [each["embedding"] for each in found.data] == [[0.5, -0.25], [1.0, 0.0]]
+    assert [[round(number, 6) for number in each["embedding"]] for each in found.data] == [[0.6, -0.8], [1.0, 0.0]]
+
+
+def how_likely_each_token_was():
+    told = ask(logprobs=True, top_logprobs=2).choices[0].logprobs.content
+    assert "".join(each.token for each in told) == TEXT
+    assert {len(each.top_logprobs) for each in told} == {2}
 
 
 def errors_by_their_kind():
@@ -64,6 +70,7 @@ for test in (
     a_chat_and_what_it_used,
     a_stream_and_its_usage,
     vectors,
+    how_likely_each_token_was,
     errors_by_their_kind,
     a_retry_that_is_not_paid_twice,
     leaving_a_stream,
