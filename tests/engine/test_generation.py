@@ -238,3 +238,30 @@ def test_a_constraint_that_makes_no_sense_is_refused(real: EngineThread, kind: s
         return caught.value.message
 
     assert f"this {kind} cannot be used" in real.run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "says"),
+    [
+        ("regex", r"[^\s\S]", "no text is of that kind"),
+        ("json_schema", '{"$defs": {"n": {"$ref": "#/$defs/n"}}, "$ref": "#/$defs/n"}', "no text is of that kind"),
+        (
+            "json_schema",
+            '{"$defs": {"n": {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}, "required": ["n"]}},'
+            ' "$ref": "#/$defs/n"}',
+            "too much for this engine",
+        ),
+    ],
+)
+def test_a_constraint_that_nothing_satisfies_is_the_askers_fault(
+    real: EngineThread, kind: str, text: str, says: str
+) -> None:
+    """As a failure of the engine it would count against whoever was asked."""
+
+    async def scenario(engine: Engine) -> str:
+        sampling = Sampling(max_tokens=400, constraint=Constraint(kind, text))
+        with pytest.raises(BadParameters) as caught:
+            await make(engine, Generate(SHORT), sampling, 0)
+        return caught.value.message
+
+    assert says in real.run(scenario)

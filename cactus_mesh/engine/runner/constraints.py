@@ -10,7 +10,7 @@ import llguidance.hf
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from cactus_mesh.errors import BadParameters, EngineFailed
+from cactus_mesh.errors import BadParameters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,24 +33,28 @@ class Constrained:
             raise BadParameters(f"{model.facts.name} {why}, so its texts cannot be constrained; ask without")
         self._vocabulary = model.vocabulary
         self._matcher = llguidance.LLMatcher(_words(tokenizer, model.end_ids), _grammar(constraint), log_level=0)
-        self._check(BadParameters, f"this {constraint.kind} cannot be used")
+        self._check(f"this {constraint.kind} cannot be used")
+        self._matcher.compute_bitmask()
+        self._check(f"this {constraint.kind} cannot be used, for no text is of that kind")
 
     def allowed(self) -> NDArray[np.bool_]:
-        """One for each id that may come next: at least one."""
+        """One for each id that may come next: at least one.  Raises `BadParameters`: who made the constraint is to
+        blame for where it leads."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        self._check(EngineFailed, "the text cannot go on as its constraint wants")
+        self._check("the text cannot go on as its constraint wants")
         found = np.zeros(self._vocabulary, dtype=np.bool_)
         known = np.unpackbits(bits, bitorder="little")[: self._vocabulary]
         found[: len(known)] = known
         return found
 
     def take(self, token: int) -> None:
+        """Raises `BadParameters`."""
         self._matcher.consume_token(token)
-        self._check(EngineFailed, "the text left its constraint")
+        self._check("the constraint is too much for this engine")
 
-    def _check(self, kind: type[BadParameters | EngineFailed], what: str) -> None:
+    def _check(self, what: str) -> None:
         if self._matcher.is_error():
-            raise kind(f"{what}: {self._matcher.get_error().strip().splitlines()[0][:300]}")
+            raise BadParameters(f"{what}: {self._matcher.get_error().strip().splitlines()[0][:300]}")
 
 
 def _grammar(constraint: Constraint) -> str:
