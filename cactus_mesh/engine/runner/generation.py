@@ -170,7 +170,7 @@ def _conversation(model: LoadedModel, work: Chat) -> str:
     messages = [{"role": message.role, "content": message.content} for message in work.messages]
     try:
         text = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise BadParameters(f"the chat template of {model.facts.name} refuses these messages: {error}") from None
     assert isinstance(text, str)
     return text
