@@ -265,7 +265,7 @@ class Engine(Protocol):
         """Run one generation; its iterator ends with exactly one `EngineFinish`.  *seed* has 32 bytes.
 
         Entering the block admits it, or raises `UnknownModel`, `PromptTooLong`, `BadParameters` or `Busy`; the iterator
-        may raise `EngineFailed`, or `BadParameters` where a request leads nowhere.  Its slot is free once it has finished
+        may raise `EngineFailed`, or `BadParameters` where a request leads nowhere.  Its slot is free once it ends
         or the block is left; leaving early stops the work within a few steps.  The deadline is the caller's.
 
         *before* are tokens that another engine has made of the same work, sampling and seed.  This one goes on from
