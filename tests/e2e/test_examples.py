@@ -22,6 +22,7 @@ SAYS = {
     "stream_a_chat": [FAKE_TEXT, "by 12D3Koo"],
     "stream_a_chat_asyncio": [FAKE_TEXT, "by 12D3Koo"],
     "stream_a_chat_sync": [FAKE_TEXT, "by 12D3Koo"],
+    "log_probabilities": ["60.65%  'A', not <end>", "by the receipt of 12D3Koo"],
     "embed": ["nobody here embeds with it"],
     "batch": ["0 A cactus", "9 A cactus"],
     "budget": ["known before: at most", "agreed to", "paid ", "refused before anything was sent"],
