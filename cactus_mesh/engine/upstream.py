@@ -41,6 +41,8 @@ ATTEMPTS: Final = 3
 FIRST_RETRY_SECONDS: Final = 0.2
 HEALTH_SECONDS: Final = 10.0
 """Between two looks at the server while nothing is wrong; a tenth of that otherwise."""
+LOOK_SECONDS: Final = 10.0
+"""For one look: whoever says nothing for so long while nothing is asked is ill."""
 CONTEXT_TOKENS: Final = 32_768
 """What is advertised; the server itself refuses what is too long for it."""
 _MAX_REFUSAL_CHARACTERS: Final = 300
@@ -73,7 +75,7 @@ async def open_upstream(models: Sequence[str], url: str, *, key: str = "", slots
     models and one is not among them.
     """
     try:
-        server = Server(url, key)
+        server = Server(url, key.strip())  # a file of which it was read ends with a new line
     except ValueError as error:
         raise ConfigMalformed(f"engine.url: {error}") from None
     async with open_service_nursery() as nursery:
@@ -126,16 +128,19 @@ class Upstream:
     async def _listed(self) -> set[str] | None:
         """The server's models, or None when it is well and does not list them."""
         try:
-            async with open_reply(self._server, "models") as reply:
-                if reply.status == 200:
-                    return {model.id for model in _lists.decode(await reply.whole()).data}
-            async with open_reply(self._server, "/health") as reply:
-                status = reply.status
+            with trio.fail_after(LOOK_SECONDS):
+                async with open_reply(self._server, "models") as reply:
+                    if reply.status == 200:
+                        return {model.id for model in _lists.decode(await reply.whole()).data}
+                async with open_reply(self._server, "/health") as reply:
+                    status = reply.status
+        except trio.TooSlowError:
+            raise EngineFailed(f"the server at {self._server.url} said nothing for {LOOK_SECONDS:.0f} s") from None
         except HttpFailed as error:
             raise EngineFailed(f"the server at {self._server.url} does not answer: {error}") from None
         except msgspec.DecodeError:
             return None
-        if status >= 500 or status in (401, 403):
+        if status >= 500 or status in (401, 403) or status // 100 == 3:
             raise EngineFailed(f"the server at {self._server.url} answers with status {status}")
         return None
 
@@ -250,6 +255,8 @@ def _raise_refusal(status: int, text: str) -> None:
     """What the server will not do however often it is asked; a failure of its own is tried again."""
     if status == 429:
         raise Busy("the server behind this orchestrator is busy; try again or ask another one")
+    if status in (401, 403, 404) or status // 100 == 3:  # its key, its model or its address, none of which is asked for
+        raise EngineFailed(f"the server behind this orchestrator is set up wrongly ({status}): {text}")
     if status < 500:
         raise BadParameters(f"the server behind this orchestrator refuses the request ({status}): {text}")
 

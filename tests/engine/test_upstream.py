@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -98,7 +99,17 @@ async def test_a_server_that_fails_at_first_is_asked_again() -> None:
         await answered(Script(statuses=[500] * 3))
 
 
-@pytest.mark.parametrize(("status", "error"), [(400, BadParameters), (422, BadParameters), (429, Busy)])
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, BadParameters),
+        (422, BadParameters),
+        (429, Busy),
+        (307, EngineFailed),
+        (401, EngineFailed),
+        (404, EngineFailed),
+    ],
+)
 async def test_what_it_refuses_is_refused_at_once(status: int, error: type[Exception]) -> None:
     script = Script(statuses=[status])
     with pytest.raises(error):
@@ -120,6 +131,44 @@ async def test_what_it_refuses_is_refused_at_once(status: int, error: type[Excep
 async def test_an_answer_that_breaks_off_fails_by_name(script: Script) -> None:
     with pytest.raises(EngineFailed, match="broke off"):
         await answered(script)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [part.replace(b"\n", b"\r\n") for part in answer("One", " two", ".")],
+        [b": keep-alive\n\n", b"event: message\n", *answer("One", " two", ".")],
+        [
+            b'data: {"choices": []}\n\n',
+            b'data: {"choices": [{"delta": {"role": "assistant"}}]}\n\n',
+            *answer("One", " two", "."),
+        ],
+        [event("One"), event(" two"), event(".", "stop")],
+        [bytes([byte]) for part in answer("One", " two", ".") for byte in part],
+    ],
+    ids=["CRLF", "comments", "empty choices", "no usage and no last word", "byte by byte"],
+)
+async def test_servers_write_their_streams_in_many_ways(parts: list[bytes]) -> None:
+    assert (await answered(Script(parts=parts))).text == "One two."
+
+
+async def test_a_server_that_hangs_is_ill_and_a_key_may_end_with_a_new_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "LOOK_SECONDS", 0.1)
+
+    async def hang(_: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            (listener,) = await nursery.start(partial(trio.serve_tcp, hang, 0, host="127.0.0.1"))
+            port = listener.socket.getsockname()[1]
+            with pytest.raises(EngineFailed, match="said nothing for"):
+                async with open_upstream(["tiny"], f"http://127.0.0.1:{port}/v1"):
+                    pytest.fail("it never gets here")
+            nursery.cancel_scope.cancel()
+        monkeypatch.undo()
+        async with open_server(Script()) as url, open_upstream(["tiny"], url, key="sk-secret\n") as engine:
+            assert (await make(engine)).text == "One two."
 
 
 async def test_more_than_was_asked_for_is_not_passed_on() -> None:
