@@ -282,7 +282,8 @@ class Auditor:
             shown += len(exhibit.text)
             if confirmed and shown > MAX_SHOWN_CHARACTERS:
                 break
-            examined = exhibits.examine(exhibit, self._verifiers.contract, self._table)
+            look = partial(exhibits.examine, exhibit, self._verifiers.contract, self._table)
+            examined = await beside(len(exhibit.text), look)
             first = examined.opinions[0]
             second = await self._replay(examined.statement, frozenset({first.verifier}))
             if second is None:

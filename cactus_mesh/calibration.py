@@ -27,6 +27,7 @@ from cactus_mesh.core.thresholds import (
     measured_thresholds,
     read_table,
     reading_of,
+    reading_thresholds,
     write_table,
 )
 from cactus_mesh.errors import StateMalformed
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from cactus_mesh.core.readings import Reads
-    from cactus_mesh.core.thresholds import ReadsAs
+    from cactus_mesh.core.thresholds import ReadsAs, Thresholds
     from cactus_mesh.ports import Engine, EngineModel
 
 SHIPPED: Final = Path(__file__).with_name("thresholds.json")
@@ -236,10 +237,18 @@ def _merge(found: dict[tuple[bytes, str], Entry], model: EngineModel, device: st
         name=model.name,
         dtype=model.dtype,
         device=device,
-        thresholds=measured_thresholds(measured, reads=reading is not None),
+        thresholds=_thresholds(measured, model.dtype, reading),
         measured=measured,
         reads=reading,
     )
+
+
+def _thresholds(measured: Measured, dtype: str, reading: ReadsAs | None) -> Thresholds:
+    if reading is None:
+        return measured_thresholds(measured)
+    shipped = [entry for entry in read_table(SHIPPED.read_bytes(), str(SHIPPED)).entries if entry.reads == reading]
+    known = {entry.dtype: entry.measured.largest_gap for entry in shipped if entry.measured is not None}
+    return reading_thresholds(measured, known[dtype] if dtype in known else max(known.values()))
 
 
 def for_any_model(entries: Sequence[Entry]) -> list[Entry]:
@@ -255,7 +264,7 @@ def for_any_model(entries: Sequence[Entry]) -> list[Entry]:
             name="any",
             dtype=dtype,
             device=device,
-            thresholds=measured_thresholds(measured, reads=reading is not None),
+            thresholds=_thresholds(measured, dtype, reading),
             measured=measured,
             reads=reading,
         )

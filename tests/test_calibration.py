@@ -7,9 +7,19 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cactus_mesh.calibration import AT_ONCE, calibrate, for_any_model, known_thresholds, questions, remember
-from cactus_mesh.core.thresholds import LEAST_NOISE, UNCALIBRATED
+from cactus_mesh.calibration import (
+    AT_ONCE,
+    SHIPPED,
+    TEXTS,
+    calibrate,
+    for_any_model,
+    known_thresholds,
+    questions,
+    remember,
+)
+from cactus_mesh.core.thresholds import LEAST_NOISE, UNCALIBRATED, read_table
 from cactus_mesh.errors import StateMalformed
+from cactus_mesh.ports import Rereading
 from cactus_mesh.testing.engine import FAKE_MODEL, FakeEngine
 
 
@@ -84,3 +94,44 @@ def test_a_broken_file_is_refused_by_its_name(tmp_path):
 def test_the_questions_follow_from_their_seed():
     assert questions(20, 1) == questions(20, 1) != questions(20, 2)
     assert {sampling.temperature_milli for _, sampling in questions(9, 1)} == {0, 800, 1_000}
+
+
+# --- models that read ------------------------------------------------------------------------------------------------
+
+READER = dataclasses.replace(FAKE_MODEL, kinds=("rerank",), context_tokens=256 * 300)
+
+
+class Scorer(FakeEngine):
+    """Gives each document the score 0.5 when it is asked, and *again* when it reads it a second time."""
+
+    def __init__(self, again=0.5, model=READER):
+        super().__init__(model=model)
+        self.again = again
+
+    @asynccontextmanager
+    async def generate(self, digest, work, *arguments):
+        text = "[" + ", ".join(["0.5"] * len(work.documents)) + "]"
+        async with FakeEngine(text, model=self.models[0]).generate(digest, work, *arguments) as events:
+            yield events
+
+    async def reread(self, digest, work, places):
+        return Rereading(tuple((self.again,) for _ in places), (), 1)
+
+
+async def test_a_model_that_reads_is_measured_by_the_distance_of_its_answers():
+    (entry,) = await calibrate([opener(Scorer()), opener(Scorer(again=0.51))], 6)
+    assert entry.reads == "rerank"
+    assert entry.measured.largest_gap == pytest.approx(0.01)
+    assert entry.measured.tokens == 2 * 2 * 2 * sum(TEXTS)
+    assert entry.thresholds.gap_noise == pytest.approx(0.1)
+    (wide,) = for_any_model([entry])
+    assert (wide.reads, wide.thresholds) == ("rerank", entry.thresholds)
+
+
+@pytest.mark.parametrize(("dtype", "like"), [("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "bfloat16")])
+async def test_one_machine_cannot_tell_how_far_another_kind_is_off(dtype, like):
+    model = dataclasses.replace(READER, dtype=dtype)
+    (entry,) = await calibrate([opener(Scorer(model=model))], 3)
+    shipped = read_table(SHIPPED.read_bytes(), "").find(bytes(32), like, "cpu", "rerank")
+    assert entry.measured.largest_gap == 0
+    assert entry.thresholds == shipped

@@ -79,6 +79,10 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 UNCALIBRATED: Final = Thresholds(gap_noise=1e-3, gap_fail=1e-2, logprob_pass=1e-5, logprob_fail=1e-4, calibrated=False)
+UNCALIBRATED_READING: Final = Thresholds(
+    gap_noise=0.5, gap_fail=1.0, logprob_pass=1e-5, logprob_fail=1e-4, calibrated=False
+)
+"""Ten times what honest machines were seen to differ by in the coarsest dtype."""
 
 
 class Table:
@@ -96,7 +100,7 @@ class Table:
         for name in (digest.hex(), ANY_MODEL):
             if entry := self._entries.get((name, dtype, device, reading)):
                 return entry.thresholds
-        return UNCALIBRATED
+        return UNCALIBRATED if reading is None else UNCALIBRATED_READING
 
     def with_entries(self, entries: Sequence[Entry]) -> Table:
         return Table([*self.entries, *entries])
@@ -120,19 +124,8 @@ def device_pair(one: str, other: str) -> str:
     return one if one == other else "+".join(sorted((one, other)))
 
 
-def measured_thresholds(measured: Measured, *, reads: bool = False) -> Thresholds:
-    """Thresholds that stand well clear of the worst that honest replays have shown.
-
-    *reads*: gaps are distances between what was read and what is read again; there are no log-probabilities.
-    """
-    if reads:
-        gap = max(measured.largest_gap, LEAST_NOISE)
-        return Thresholds(
-            gap_noise=MARGIN * gap,
-            gap_fail=READING_MARGIN * MARGIN * gap,
-            logprob_pass=MARGIN * LEAST_NOISE,
-            logprob_fail=MARGIN * MARGIN * LEAST_NOISE,
-        )
+def measured_thresholds(measured: Measured) -> Thresholds:
+    """Thresholds that stand well clear of the worst that honest replays have shown."""
     error = max(measured.logprob_error, LEAST_NOISE)
     # two tokens that near to each other are rare: how near they may be is also told by how far all numbers are off
     gap = max(measured.largest_gap, MARGIN * error, 100 * LEAST_NOISE)
@@ -141,6 +134,20 @@ def measured_thresholds(measured: Measured, *, reads: bool = False) -> Threshold
         gap_fail=MARGIN * MARGIN * gap,
         logprob_pass=MARGIN * error,
         logprob_fail=MARGIN * MARGIN * error,
+    )
+
+
+def reading_thresholds(measured: Measured, least: float) -> Thresholds:
+    """As `measured_thresholds`, where gaps are distances, and taken for *least* where they were smaller.
+
+    One machine always computes with the same kernels: it cannot see how far another kind of processor is off.
+    """
+    gap = max(measured.largest_gap, least, LEAST_NOISE)
+    return Thresholds(
+        gap_noise=MARGIN * gap,
+        gap_fail=READING_MARGIN * MARGIN * gap,
+        logprob_pass=MARGIN * LEAST_NOISE,
+        logprob_fail=MARGIN * MARGIN * LEAST_NOISE,
     )
 
 

@@ -31,6 +31,7 @@ from cactus_mesh.core.thresholds import (
     device_pair,
     measured_thresholds,
     read_table,
+    reading_thresholds,
     write_table,
 )
 from cactus_mesh.errors import MessageMalformed, StateMalformed
@@ -186,8 +187,10 @@ def test_one_text_that_is_a_little_off_is_a_doubt():
 
 
 def test_without_thresholds_texts_fail_only_on_what_is_exact():
-    assert texts_result(thresholds=UNCALIBRATED, rows=((0.75, 0.25), (0.0, 1.0))).result == "inconclusive"
-    assert texts_result(thresholds=UNCALIBRATED, labels=("yes", "no")).result == "fail"
+    unknown = Table([]).find(bytes(32), "float32", "cuda", kind="classify")
+    assert texts_result(thresholds=unknown, rows=((0.24, 0.76), (1.0, 0.0))).result == "pass"
+    assert texts_result(thresholds=unknown, rows=((0.75, 0.25), (0.0, 1.0))).result == "inconclusive"
+    assert texts_result(thresholds=unknown, labels=("yes", "no")).result == "fail"
 
 
 @pytest.mark.parametrize(
@@ -247,10 +250,10 @@ def test_what_is_read_has_thresholds_of_its_own_kind(work):
     assert read_table(write_table(table), "here").entries == table.entries
 
 
-@given(st.floats(0, 0.1))
-def test_distances_that_were_measured_pass_with_room(gap):
-    thresholds = measured_thresholds(Measured(tokens=1, answers=1, largest_gap=gap, logprob_error=0.0), reads=True)
-    assert thresholds.gap_noise >= 10 * gap
+@given(st.floats(0, 0.1), st.floats(0, 0.1))
+def test_distances_that_were_measured_here_or_elsewhere_pass_with_room(gap, elsewhere):
+    thresholds = reading_thresholds(Measured(tokens=1, answers=1, largest_gap=gap, logprob_error=0.0), elsewhere)
+    assert thresholds.gap_noise >= 10 * max(gap, elsewhere)
     assert thresholds.gap_fail == pytest.approx(3 * thresholds.gap_noise)
 
 
