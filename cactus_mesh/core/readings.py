@@ -31,9 +31,8 @@ UNIT_SLACK: Final = 1e-4
 LEAST_PROBABILITY: Final = 1e-6
 """Smaller ones are all the same to an audit: below it a difference is of no use to anybody."""
 
-_vectors = msgspec.json.Decoder(list[list[float]])
+_numbers = msgspec.json.Decoder(list[float])
 _labelled = msgspec.json.Decoder(list[dict[str, float]])
-_scores = msgspec.json.Decoder(list[float])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +96,12 @@ def read(work: Reads, text: str) -> Reading:
 def _decoded(work: Reads, text: str) -> tuple[list[list[float]], tuple[str, ...]]:
     match work:
         case Embed():
-            return _vectors.decode(text), ()
+            if text[:2] + text[-2:] != "[[]]":
+                raise MessageMalformed("this answer is no list of vectors")
+            # each on its own, so that a thread that reads megabytes lets others in between
+            return [_numbers.decode(f"[{row}]") for row in text[2:-2].split("], [")], ()
         case Rerank():
-            return [[score] for score in _scores.decode(text)], ()
+            return [[score] for score in _numbers.decode(text)], ()
         case Classify():
             entries = _labelled.decode(text)
             labels = tuple(entries[0]) if entries else ()
