@@ -23,7 +23,7 @@ def ask(tmp_path, monkeypatch):
             async with mesh(FakeEngine(text))() as client:
                 yield client
 
-        monkeypatch.setattr("cactus_mesh.node.open_client", open_client)
+        monkeypatch.setattr("cactus_mesh.clients.open_client", open_client)
         words = ["--home", str(tmp_path), "ask", "hi", "--model", "fake", *arguments]
         result = CliRunner().invoke(main, words)
         return result.exit_code, result.stdout
