@@ -92,13 +92,18 @@ async def verify(home: Home, name: str | None, as_json: bool) -> None:
     """
     from cactus_mesh.engine.library import differences, find
     from cactus_mesh.engine.models import listing
-    from cactus_mesh.errors import ModelRefused
+    from cactus_mesh.errors import MeshError, ModelRefused
 
     library = _library(home)
     wrong = []
     for entry in [library.get(name)] if name else list(library.entries.values()):
-        folder = await trio.to_thread.run_sync(find, entry.source)
-        found = differences(entry, await _reading(folder, partial(listing, folder), as_json=as_json))
+        try:
+            folder = await trio.to_thread.run_sync(find, entry.source)
+            found = differences(entry, await _reading(folder, partial(listing, folder), as_json=as_json))
+        except MeshError as error:
+            if name:
+                raise
+            found = [error.message]
         wrong += [f"{entry.name}: {each}" for each in found]
         if not as_json:
             click.echo(f"{'CHANGED' if found else 'as added'}  {printable(entry.name)}")

@@ -74,6 +74,13 @@ class Library:
         return self.entries[name]
 
     def put(self, entry: Entry) -> None:
+        """Add it, or note its files anew.  Raises `ConfigMalformed` when another model has its name."""
+        known = self.entries.get(entry.name, entry)
+        if known.source != entry.source:
+            raise ConfigMalformed(
+                f"the list has a model {entry.name!r} already, from {known.source}; rename a folder, or first: "
+                f"cactus-mesh models remove {entry.name}"
+            )
         self.entries[entry.name] = entry
         self._write()
 

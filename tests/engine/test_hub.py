@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -195,12 +197,17 @@ def test_the_engine_fetches_only_what_was_never_here_and_only_when_allowed(there
     assert there.served[WEIGHTS] == WHOLE
 
 
+def read(terminal: int, seconds: float) -> bytes:
+    return os.read(terminal, 1 << 16) if select.select([terminal], [], [], seconds)[0] else b""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal and signals of Unix")
 def test_ctrl_c_ends_a_download_at_once_and_the_next_goes_on(there: FakeHub, tmp_path: Path) -> None:
     """With a bar on a terminal, and a hub that falls silent."""
     import pty
 
     there.hold = threading.Event()
+    digest = hashlib.sha256(there.files[WEIGHTS]).hexdigest()
     terminal, its_end = pty.openpty()
     command = [sys.executable, "-m", "cactus_mesh", "--home", str(tmp_path / "home"), "models", "add", NAME]
     environment = os.environ | {"HF_ENDPOINT": there.url, "HF_HUB_CACHE": str(tmp_path / "cache"), "TERM": "xterm"}
@@ -208,12 +215,14 @@ def test_ctrl_c_ends_a_download_at_once_and_the_next_goes_on(there: FakeHub, tmp
         os.close(its_end)
         assert there.half.wait(30)
         shown = b""
-        while b"of " + f"{sum(map(len, there.files.values())) / 1e6:,.1f}".encode() not in shown:
-            shown += os.read(terminal, 4096)
+        while not any(part.stat().st_size for part in (tmp_path / "cache").rglob(f"{digest}.part")):
+            shown += read(terminal, 0.05)
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
+    shown += read(terminal, 5)
     os.close(terminal)
     assert b"fetching some/model" in shown
+    assert f"of {sum(map(len, there.files.values())) / 1e6:,.1f} MB".encode() in shown
     (part,) = (tmp_path / "cache").rglob("*.part")
     assert 0 < part.stat().st_size <= HALF
     there.hold.set()

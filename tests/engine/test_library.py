@@ -69,6 +69,26 @@ def test_what_is_removed_is_off_the_list_and_a_folder_of_ones_own_stays(run: Run
     assert "the list, which has: none" in run("remove", "mine", status=2)["error"]["message"]
 
 
+def test_one_model_that_is_gone_does_not_hide_what_became_of_the_others(run: Run, folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    run("add", str(folder))
+    run("add", str(other))
+    shutil.rmtree(folder)
+    (other / "generation_config.json").write_text("{}", encoding="utf-8")
+    said = run("verify", status=2)["error"]["message"]
+    assert "mine: there is no model folder" in said
+    assert "other: generation_config.json has changed" in said
+    assert run("verify", "mine", status=2)["error"]["code"] == "model.missing"
+
+
+def test_a_name_that_another_model_has_is_not_taken_from_it(run: Run, folder: Path, tmp_path: Path) -> None:
+    added = run("add", str(folder))
+    other = shutil.copytree(folder, tmp_path / "elsewhere" / "mine")
+    assert "has a model 'mine' already, from" in run("add", str(other), status=2)["error"]["message"]
+    assert run("add", str(folder)) == added
+    assert run("list") == {"models": [added]}
+
+
 def test_unsafe_models_are_not_added(run: Run, folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert run("add", str(folder), status=2)["error"]["code"] == "model.refused"
