@@ -44,12 +44,12 @@ class _Delta(msgspec.Struct):
 
 
 class _Alternative(msgspec.Struct):
-    token: str = ""
+    token: str | None = None
     logprob: float | None = None
     raw: list[Annotated[int, msgspec.Meta(ge=0, le=255)]] | None = msgspec.field(default=None, name="bytes")
 
     def data(self) -> bytes:
-        return self.token.encode() if self.raw is None else bytes(self.raw)
+        return (self.token or "").encode() if self.raw is None else bytes(self.raw)
 
 
 class _TokenLogprob(_Alternative):

@@ -21,6 +21,7 @@ from cactus_mesh.core.likelihoods import (
     read_likelihood,
     shown,
 )
+from cactus_mesh.errors import MessageMalformed
 from cactus_mesh.messages import (
     MAX_LIKELIHOODS,
     MAX_MESSAGE_BYTES,
@@ -160,6 +161,36 @@ def test_the_longest_chunk_is_still_a_message():
     (chunk,) = chunks_of(bytes(16), 2**32 - 1, [EngineTokens((2**32 - 1,) * MAX_LIKELIHOODS, (), text, likely)])
     assert len(encode_unsigned(chunk)) < MAX_MESSAGE_BYTES
     assert decode_item(encode_unsigned(chunk)) == chunk
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"token_ids": [1] * 22},
+        {"token_ids": []},
+        {"token_ids": [-1]},
+        {"logprobs": bytes(88)},
+        {"pieces": [b"x" * 513]},
+        {"pieces": ["x"]},
+        {"special": 2**21},
+        {"special": True},
+    ],
+    ids=str,
+)
+def test_a_chunk_out_of_bounds_is_malformed(change):
+    good = {"token_ids": [1], "logprobs": bytes(4), "pieces": [b"x"], "special": 0}
+    chunk = {"item": "chunk", "task_id": bytes(16), "start": 0, "token_ids": [1], "text": "x"}
+    for likelihoods in ([{**good, **change}], [good] * 65, [{**good, "more": 1}]):
+        with pytest.raises(MessageMalformed):
+            decode_item(msgspec.msgpack.encode({**chunk, "likelihoods": likelihoods}))
+    decode_item(msgspec.msgpack.encode({**chunk, "likelihoods": [good] * 64}))
+
+
+@pytest.mark.parametrize("top", [None, -1, 21, True, 1.5, "5"])
+def test_sampling_out_of_bounds_is_malformed(top):
+    encoded = msgspec.msgpack.encode(msgspec.to_builtins(Sampling(max_tokens=1)) | {"top_logprobs": top})
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(encoded, type=Sampling)
 
 
 def test_tokens_without_likelihoods_share_a_chunk_of_the_form_that_it_always_had():
