@@ -234,7 +234,7 @@ class Auditor:
 
     async def _replay(self, statement: Statement, without: frozenset[PublicKey]) -> tuple[Proof, Opinion] | None:
         size = len(statement.text)
-        asked = await beside(size, statement.audit)
+        asked = statement.audit()
 
         async def judge(finding: Sealed[Finding]) -> Opinion:
             return await beside(size, partial(exhibits.opinion, statement, asked, finding, self._table))

@@ -148,7 +148,6 @@ def words(number):
         ("Audits", f"newest {exhibits.MAX_EXHIBITS} answers"),
         ("Audits", f"at least {audit.LEAST_MISMATCHES} tokens"),
         ("rerank", f"1 to {words(readings.MOST_WIDTH)}"),
-        ("Audits", f"{words(messages.MOST_NUMBERS)} / the numbers of"),
         ("Methods", f"`{verifying.AUDIT_METHOD}`"),
         ("Methods", f"`{router.SUBMIT_METHOD}`"),
         ("Methods", f"`{router.CANCEL_METHOD}`"),

@@ -15,14 +15,13 @@ from msgspec import Meta
 from cactus_mesh.core.audit import audit_of, compare, compare_texts, judge
 from cactus_mesh.core.delegation import open_chain
 from cactus_mesh.core.draws import drawn_places, nonce_of
-from cactus_mesh.core.readings import efforts_of, read, reads
+from cactus_mesh.core.readings import efforts_of, reads
 from cactus_mesh.core.thresholds import device_of, device_pair
 from cactus_mesh.errors import MessageMalformed, ReceiptRejected
 from cactus_mesh.messages import (
     MAX_CHAIN,
     MAX_MESSAGE_BYTES,
     MAX_TOKENS,
-    MOST_NUMBERS,
     MOST_PLACES,
     PIECE_CHARACTERS,
     Audit,
@@ -88,16 +87,14 @@ class Statement:
     draw_secret: bytes = b""
 
     def audit(self) -> Audit:
-        """What a verifier is asked about it.  Raises `MessageMalformed` where the text is no answer."""
+        """What a verifier is asked about it."""
         return audit_of(self.chain, self.receipt.body, self._places())
 
     def _places(self) -> list[int]:
-        """So few that a finding has room for their numbers."""
         work = self.chain.request.sealed.body.work
         if not reads(work):
             return []
-        most = min(MOST_PLACES, MOST_NUMBERS // read(work, self.text).width)
-        return drawn_places(self.draw_secret, self.receipt.digest, efforts_of(work), most)
+        return drawn_places(self.draw_secret, self.receipt.digest, efforts_of(work), MOST_PLACES)
 
 
 @dataclass(frozen=True, slots=True)

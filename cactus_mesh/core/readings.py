@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from cactus_mesh.errors import MessageMalformed
-from cactus_mesh.messages import MOST_NUMBERS, Classify, Embed, Rerank, text_digest
+from cactus_mesh.messages import MOST_NUMBERS, MOST_PLACES, Classify, Embed, Rerank, text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     Reads = Embed | Classify | Rerank
 
-MOST_WIDTH: Final = MOST_NUMBERS // 2
-"""Numbers for one text: two texts fit into every finding."""
+MOST_WIDTH: Final = MOST_NUMBERS // MOST_PLACES
+"""Numbers for one text: so those of all that are read again fit into a finding."""
 UNIT_SLACK: Final = 1e-4
 """How far the length of a vector may be from 1: rounding takes some 1e-7 for each of a few thousand numbers."""
 LEAST_PROBABILITY: Final = 1e-6
@@ -33,6 +33,9 @@ LEAST_PROBABILITY: Final = 1e-6
 
 _numbers = msgspec.json.Decoder(list[float])
 _labelled = msgspec.json.Decoder(list[dict[str, float]])
+_first = json.JSONDecoder()
+_NUMBER: Final = 17
+"""Characters of a number, with what comes between two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def read(work: Reads, text: str) -> Reading:
     try:
         rows, labels = _decoded(work, text)
         reading = Reading(tuple(array("f", row) for row in rows), labels)
-    except (msgspec.DecodeError, UnicodeError, OverflowError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
         raise MessageMalformed(f"this is no answer to what was asked: {error}") from None
     widths = {len(row) for row in reading.rows}
     if len(reading.rows) != len(passages_of(work)) or len(widths) != 1 or not 1 <= reading.width <= MOST_WIDTH:
@@ -94,20 +97,35 @@ def read(work: Reads, text: str) -> Reading:
 
 
 def _decoded(work: Reads, text: str) -> tuple[list[list[float]], tuple[str, ...]]:
+    """Refuses first what is too long to be an answer at all: hostile megabytes are not looked at one by one."""
+    count = len(passages_of(work))
     match work:
         case Embed():
-            if text[:2] + text[-2:] != "[[]]":
-                raise MessageMalformed("this answer is no list of vectors")
+            rows = text[2:-2].split("], [", count)
+            if text[:2] + text[-2:] != "[[]]" or len(rows) != count or max(map(len, rows)) > MOST_WIDTH * _NUMBER:
+                raise MessageMalformed("this answer is no list of so many vectors")
             # each on its own, so that a thread that reads megabytes lets others in between
-            return [_numbers.decode(f"[{row}]") for row in text[2:-2].split("], [")], ()
+            return [_numbers.decode(f"[{row}]") for row in rows], ()
         case Rerank():
+            if len(text) > count * _NUMBER + 2:
+                raise MessageMalformed("this answer is longer than so many scores")
             return [[score] for score in _numbers.decode(text)], ()
         case Classify():
-            entries = _labelled.decode(text)
-            labels = tuple(entries[0]) if entries else ()
-            if any(tuple(entry) != labels for entry in entries):
-                raise MessageMalformed("this answer has not the same labels for each text")
-            return [list(entry.values()) for entry in entries], labels
+            return _decoded_labels(text, count)
+
+
+def _decoded_labels(text: str, count: int) -> tuple[list[list[float]], tuple[str, ...]]:
+    longest = _NUMBER * len(text) // count  # of the first entry: others have the same labels and shorter numbers
+    if not text.startswith("[{") or text.count('": ') > count * MOST_WIDTH:
+        raise MessageMalformed("this answer is no list of so many labels")
+    first, end = _first.raw_decode(text[: longest + 1], 1)
+    labels = tuple(first)
+    if len(text) > count * (end + _NUMBER * len(labels)) + 2:
+        raise MessageMalformed("this answer is longer than so many labels")
+    entries = _labelled.decode(text)
+    if any(tuple(entry) != labels for entry in entries):
+        raise MessageMalformed("this answer has not the same labels for each text")
+    return [list(entry.values()) for entry in entries], labels
 
 
 def well_formed(work: Reads, text: str) -> bool:

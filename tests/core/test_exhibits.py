@@ -19,11 +19,11 @@ from cactus_mesh.core.exhibits import (
     examine,
     exhibit_of,
 )
-from cactus_mesh.core.readings import written
+from cactus_mesh.core.readings import MOST_WIDTH, written
 from cactus_mesh.core.receipts import pack_logprobs
 from cactus_mesh.core.thresholds import ANY_MODEL, Entry, Table, Thresholds
 from cactus_mesh.errors import MeshError, MessageMalformed, MessageWrongSender, ReceiptRejected
-from cactus_mesh.messages import MOST_NUMBERS, MOST_PLACES, Embed, Sampling
+from cactus_mesh.messages import MOST_PLACES, Embed, Sampling
 from cactus_mesh.ports import Replay, Rereading
 from tests.core.cases import STRANGER, THIS_CONTRACT, chain_of, liable_receipt, request_with, sealed, work_of
 from tests.samples import ORCHESTRATOR, ROUTER, identity
@@ -138,10 +138,11 @@ def test_from_the_answer_and_the_secret_anybody_sees_which_texts_were_drawn_and_
     assert 1 <= opinion.comparison.tokens <= MOST_PLACES
 
 
-def test_the_wider_the_answer_the_fewer_texts_are_read_again():
-    assert statement(texts=TEXTS[:8]).audit().places == list(range(8))
-    wide = statement(width=MOST_NUMBERS // 3, texts=TEXTS[:9])
-    assert 1 <= len(wide.audit().places) <= 3
+def test_the_widest_answer_has_a_finding_that_fits_into_a_message():
+    said = statement(width=MOST_WIDTH, texts=TEXTS[:8])
+    assert said.audit().places == list(range(8))
+    (opinion,) = examine(exhibit_of(said, [reread(said, (1.0,) * MOST_WIDTH)]), THIS_CONTRACT, TABLE).opinions
+    assert opinion.judgement.failed == ("replay_texts",)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,6 @@ def test_evidence_shows_no_text_of_an_answer_that_was_not_read_whole():
 
 def test_a_signed_answer_that_is_none_is_refused():
     said = statement()
-    work = work_of(1, text="sand")
-    receipt = liable_receipt(said.chain, work)
+    other = Statement(said.chain, liable_receipt(said.chain, work_of(1, text="sand")), "sand", SECRET)
     with pytest.raises(MessageMalformed):
-        Statement(said.chain, receipt, "sand", SECRET).audit()
+        examine(exhibit_of(other, [reread(other)]), THIS_CONTRACT, TABLE)

@@ -19,7 +19,7 @@ from cactus_mesh.engine.sse import MAX_LINE_BYTES, Stream
 from cactus_mesh.engine.upstream import Upstream, open_upstream
 from cactus_mesh.engine.upstream_requests import body_of
 from cactus_mesh.errors import BadParameters, Busy, CannotContinue, EngineFailed, ModelMissing
-from cactus_mesh.messages import Chat, ChatMessage, Constraint, Generate, Sampling
+from cactus_mesh.messages import Chat, ChatMessage, Constraint, Embed, Generate, Sampling
 from tests.engine.test_port import SEED, Made, make
 from tests.engine.upstream_server import Script, answer, event, open_server
 
@@ -244,6 +244,8 @@ async def test_it_neither_continues_nor_replays() -> None:
                 pytest.fail("it never gets here")
         with pytest.raises(BadParameters, match="cannot replay"):
             await engine.replay(digest, Generate("go"), LONG, SEED, [1])
+        with pytest.raises(BadParameters, match="cannot read texts again"):
+            await engine.reread(digest, Embed(["go"]), [0])
 
 
 def test_a_stream_may_come_in_any_pieces() -> None:
