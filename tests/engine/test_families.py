@@ -43,6 +43,14 @@ COMMON = {
 }
 GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
 OPT = {"ffn_dim": 96, "word_embed_proj_dim": 32, "do_layer_norm_before": True}
+EYE = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 ALTERNATING = {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": WINDOW_TOKENS}
 
 
@@ -77,6 +85,15 @@ SERVED: dict[str, tuple[str, dict[str, Any]]] = {
     "soft caps": (
         "gemma2",
         ALTERNATING | {"head_dim": 16, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
+    "a model that also sees": (
+        "gemma3",
+        {
+            "text_config": COMMON | ALTERNATING | {"head_dim": 16},
+            "vision_config": EYE,
+            "mm_tokens_per_image": 4,
+            "image_token_index": 2_000,
+        },
     ),
     "phi": ("phi", {}),
     "phi 3": ("phi3", {"sliding_window": WINDOW_TOKENS}),

@@ -272,7 +272,11 @@ def _kinds(tokenizer: PreTrainedTokenizerBase) -> list[WorkKind]:
 def shape_of(network: PreTrainedModel) -> ModelShape:
     """What the network's work is computed from: its matrices (the output one also when it is the embedding's)."""
     config = network.config.get_text_config()
-    matrices = [module.weight for module in network.modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+    parts = [network]
+    if config is not network.config:  # texts do not pass through what sees or hears
+        parts = [network.get_decoder(), network.get_output_embeddings()]  # type: ignore[no-untyped-call]
+    modules = [module for part in parts for module in part.modules()]
+    matrices = [module.weight for module in modules if isinstance(module, (torch.nn.Linear, Conv1D))]
     try:
         return ModelShape(
             matmul_parameters=sum(matrix.numel() for matrix in matrices),
@@ -280,5 +284,5 @@ def shape_of(network: PreTrainedModel) -> ModelShape:
             heads=config.num_attention_heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         )
-    except AttributeError as error:
+    except Exception as error:  # some configurations refuse to say what differs from layer to layer
         raise ModelUnsupported(f"a {config.model_type} model's work cannot be computed: {first_line(error)}") from None
