@@ -114,7 +114,7 @@ class Network(Protocol):
         """The connection to *peer*, made when there is none; *addresses* are remembered beside those known already.
 
         *hearsay*: not the user but the network has said them, so those of other people's LANs are left out, and all of
-        them when the peer is connected, which says itself where it is.
+        them when the peer is connected directly, which says itself where it is.
         Raises `PeerUnreachable`, or `WrongNetwork` when it answers for another network.
         """
         ...

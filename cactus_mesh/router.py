@@ -165,6 +165,8 @@ class Router:
         self._running: dict[_Key, Running] = {}
         self._finished: Seen[_Key] = Seen(2 * MAX_REMEMBERED_TASKS)
         self._draining = False
+        self._waited_for = 0
+        """Calls that have not been told yet how their tasks ended."""
         self._one_less = trio.Event()
 
     @property
@@ -208,13 +210,17 @@ class Router:
         candidates = self.directory.rank(need_of(opened, self._stake_cover), limit=MAX_ATTEMPTS)
         running = Running()
         self._nursery.start_soon(self._do, call, opened, deposit, candidates, running)
+        self._waited_for += 1
         try:
             await running.over.wait()
+            for item in running.held:
+                await call.send(item)
         except trio.Cancelled:
             running.leave()
             raise
-        for item in running.held:
-            await call.send(item)
+        finally:
+            self._waited_for -= 1
+            self._one_less.set()
         if running.error is not None:
             raise running.error
 
@@ -359,6 +365,6 @@ class Router:
             await self._until_idle()
 
     async def _until_idle(self) -> None:
-        while self._running:
+        while self._running or self._waited_for:
             self._one_less = trio.Event()
             await self._one_less.wait()

@@ -16,6 +16,7 @@ from cactus_mesh.core.reachability import NatView
 from cactus_mesh.errors import AddressMalformed, NetworkFailed
 from cactus_mesh.net import dialback
 from cactus_mesh.net.addresses import parse_address
+from cactus_mesh.net.connections import is_relayed
 from cactus_mesh.net.peers import AddressBook
 from cactus_mesh.net.punch import serve_punching
 from cactus_mesh.net.running import open_run
@@ -180,7 +181,7 @@ class MeshNetwork:
     async def connect(self, peer: PeerId, addresses: Sequence[str] = (), *, hearsay: bool = False) -> ConnectedPeer:
         running = await self._host()
         conn = running.connections.best(peer)
-        if hearsay and conn is not None:
+        if hearsay and conn is not None and not is_relayed(conn):
             await trio.lowlevel.checkpoint_if_cancelled()
             return running.connections.seen(conn)  # what it says itself counts for more
         self._shared.book.learn(peer, running.believable(addresses, peer) if hearsay else addresses)
