@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from cactus_mesh.errors import PriceOverBudget, StateMalformed
-from cactus_mesh.purse import DAY_SECONDS, open_purse
+from cactus_mesh.purse import DAY_SECONDS, KEPT_DAYS, open_purse
 
 NOON = 20_000 * DAY_SECONDS + DAY_SECONDS // 2
 
@@ -84,3 +84,13 @@ def test_a_damaged_file_is_refused_by_name(tmp_path):
     path.write_bytes(b"no database" * 200)
     with pytest.raises(StateMalformed, match=r"purse\.sqlite"), open_purse(path, "0x1"):
         pass
+
+
+def test_a_month_later_a_day_is_forgotten_while_the_purse_stays_open():
+    later = NOON + (KEPT_DAYS + 1) * DAY_SECONDS
+    with open_purse(None, "0x1") as purse:
+        reserve(purse, b"a", 100)
+        reserve(purse, b"b", 100, later - DAY_SECONDS)
+        assert purse.spent(NOON) == 100
+        reserve(purse, b"c", 100, later)
+        assert (purse.spent(NOON), purse.spent(later)) == (0, 100)
