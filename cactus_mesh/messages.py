@@ -341,10 +341,11 @@ class Verdict(Body, frozen=True):
     audit_ppm: Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
-class Audit(Body, frozen=True):
+class Audit(Body, frozen=True, omit_defaults=True):
     """A router asks a verifier to replay an answer.  It names neither the task nor anybody who had a part in it.
 
-    Of texts that are read whole, ``places`` are those to be read again; else it is empty.
+    Of texts that are read whole, ``places`` are those to be read again.  Else it is left out: such an audit is encoded
+    as it was before there was this field, so evidence of that time can be read.
     """
 
     model_digest: _Hash
@@ -353,13 +354,14 @@ class Audit(Body, frozen=True):
     sampling: Sampling
     seed: _Hash
     token_ids: Annotated[list[_U32], Meta(min_length=1, max_length=MAX_TOKENS)]
-    places: Annotated[list[_U32], Meta(max_length=MOST_PLACES)]
+    places: Annotated[list[_U32], Meta(max_length=MOST_PLACES)] = []
 
 
-class Finding(Body, frozen=True):
+class Finding(Body, frozen=True, omit_defaults=True):
     """A verifier's signed numbers for an audit: one log-probability and one gap per token (see `ports.Replay`).
 
-    Of texts that were read again ``numbers`` has a row for each (see `ports.Rereading`), in place of those two.
+    Of texts that were read again ``numbers`` has a row for each (see `ports.Rereading`), in place of those two; else
+    it is left out.
     """
 
     audit_hash: _Hash
@@ -369,7 +371,7 @@ class Finding(Body, frozen=True):
     finish: Ending | None
     prompt_tokens: _U32
     engine: _Label
-    numbers: Annotated[bytes, Meta(max_length=4 * MOST_NUMBERS)]
+    numbers: Annotated[bytes, Meta(max_length=4 * MOST_NUMBERS)] = b""
 
 
 class Outcome(Body, frozen=True):

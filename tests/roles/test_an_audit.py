@@ -319,7 +319,7 @@ async def test_nobody_but_an_authorised_router_has_anything_audited(autojump_clo
         engine = FakeEngine()
         await world.orchestrator(HONEST, engine=engine)
         client = await world.client()
-        audit = Audit(FAKE_MODEL.digest, "float32", Generate("go"), Sampling(max_tokens=4), bytes(32), [1, 2], [])
+        audit = Audit(FAKE_MODEL.digest, "float32", Generate("go"), Sampling(max_tokens=4), bytes(32), [1, 2])
         to = identity(HONEST)
         sealed = seal(audit, client.identity, now_ms=clock(), valid_ms=60_000, recipient=to.public_key)
 
