@@ -85,19 +85,6 @@ def test_evidence_survives_its_file():
     assert decode_evidence(encode(shown)) == shown
 
 
-DATA = encode(Evidence([exhibit()]))
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_any_change_of_any_byte_is_found(data):
-    place = data.draw(st.integers(0, len(DATA) - 1))
-    value = data.draw(st.integers(0, 255).filter(lambda value: value != DATA[place]))
-    changed = DATA[:place] + bytes([value]) + DATA[place + 1 :]
-    with pytest.raises(MeshError):
-        examine(decode_evidence(changed).exhibits[0], THIS_CONTRACT, TABLE)
-
-
 # --- texts that were read whole --------------------------------------------------------------------------------------
 
 SECRET = b"s" * 32
@@ -180,3 +167,20 @@ def test_a_signed_answer_that_is_none_is_refused():
     other = Statement(said.chain, liable_receipt(said.chain, work_of(1, text="sand")), "sand", SECRET)
     with pytest.raises(MessageMalformed):
         examine(exhibit_of(other, [reread(other)]), THIS_CONTRACT, TABLE)
+
+
+# --- any of it ------------------------------------------------------------------------------------------------------
+
+DATA = encode(Evidence([exhibit()]))
+SAID = statement()
+ABOUT_TEXTS = encode(Evidence([exhibit_of(SAID, [reread(SAID)])]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([DATA, ABOUT_TEXTS]), st.data())
+def test_any_change_of_any_byte_is_found(shown, data):
+    place = data.draw(st.integers(0, len(shown) - 1))
+    value = data.draw(st.integers(0, 255).filter(lambda value: value != shown[place]))
+    changed = shown[:place] + bytes([value]) + shown[place + 1 :]
+    with pytest.raises(MeshError):
+        examine(decode_evidence(changed).exhibits[0], THIS_CONTRACT, TABLE)
