@@ -48,7 +48,8 @@ class Writer:
         self._kinds: list[tuple[Callable[[], Calls], int]] = [
             (self._settle, 22), (self._create, 14), (self._complete, 12), (self._reassign, 5), (self._end, 8),
             (self._dispute, 22), (self._equivocation, 4), (self._stake, 13), (self._leave, 2), (self._operator, 3),
-            (self._register, 3), (self._client, 8), (self._deposit, 5), (self._servers, 3), (self._admin, 4), (self._view, 6),
+            (self._register, 3), (self._client, 8), (self._deposit, 5), (self._servers, 3),
+            (self._admin, 4), (self._view, 6),
         ]  # fmt: skip
 
     def next(self) -> Iterator[Operation]:
