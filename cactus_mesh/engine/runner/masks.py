@@ -91,3 +91,5 @@ def _installed(network: PreTrainedModel, attend: Callable[..., Any], make: Calla
         yield
     finally:
         network.set_attn_implementation(own)
+        for registry in (AttentionInterface, AttentionMaskInterface):  # what is registered is never freed
+            registry._global_mapping.pop(_LOOKING, None)
