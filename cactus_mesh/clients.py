@@ -24,7 +24,7 @@ from cactus_mesh.snapshot import answers_about, self_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-    from pathlib import Path
+    from os import PathLike
 
     from cactus_mesh.client import Client
     from cactus_mesh.config import Config
@@ -41,7 +41,7 @@ async def open_client(
     bootstrap: Sequence[str] | None = None,
     network: str | None = None,
     ledger: str | None = None,
-    home: Path | Home | None = None,
+    home: str | PathLike[str] | Home | None = None,
     config: Config | None = None,
     tasks: TaskTable | None = None,
 ) -> AsyncIterator[Client]:

@@ -84,12 +84,12 @@ class Home:
         return self.state / "devnet"
 
 
-def find_home(given: Path | None, environment: Mapping[str, str] = os.environ) -> Home:
+def find_home(given: str | os.PathLike[str] | None, environment: Mapping[str, str] = os.environ) -> Home:
     """*given* (``--home``), else ``CACTUS_MESH_HOME``, holds everything; else the system's folders (XDG on Linux)."""
     if given is None and environment.get(ENVIRONMENT_PREFIX + "HOME"):
-        given = Path(environment[ENVIRONMENT_PREFIX + "HOME"])
+        given = environment[ENVIRONMENT_PREFIX + "HOME"]
     if given is not None:
-        place = given.expanduser()
+        place = Path(given).expanduser()
         return Home(place, place)
     import platformdirs
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
+    from os import PathLike
     from types import TracebackType
     from typing import Literal, Self, Unpack
 
@@ -45,7 +45,7 @@ class Settings(TypedDict, total=False):
     bootstrap: Sequence[str] | None
     network: str | None
     ledger: str | None
-    home: Path | Home | None
+    home: str | PathLike[str] | Home | None
     config: Config | None
 
 

@@ -244,6 +244,10 @@ def test_the_environment_moves_everything_too(tmp_path):
     assert find_home(None, {"CACTUS_MESH_HOME": str(tmp_path)}) == find_home(tmp_path, {})
 
 
+def test_a_home_may_be_named_by_a_string():
+    assert find_home("mesh", {}) == find_home(Path("mesh"), {})
+
+
 def test_a_tilde_is_the_users_own_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
