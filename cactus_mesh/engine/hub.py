@@ -47,8 +47,8 @@ class _File:
     digest: str
 
 
-class _Unreachable(ModelMissing):
-    """What was fetched before may do."""
+class _Unreachable(Exception):
+    """What was fetched before may do; the message says what is wrong."""
 
 
 class _BrokeOff(Exception):
@@ -66,8 +66,8 @@ def fetch(name: str, tell: Tell = max) -> Path:
     except _Unreachable as error:
         path = cached(name)
         if path is None:
-            raise ModelMissing(error.message) from None
-        logger.warning("%s; %s is taken as it was fetched before", error.message, name)
+            raise ModelMissing(str(error)) from None
+        logger.warning("%s; %s is taken as it was fetched before", error, name)
         return path
     return _Download(hub, name, commit, tell).all(files)
 

@@ -46,10 +46,10 @@ class Writer:
         self.now = START
         self._furnished = False
         self._kinds: list[tuple[Callable[[], Calls], int]] = [
-            (self._settle, 22), (self._create, 14), (self._complete, 12), (self._reassign, 5), (self._end, 8),
-            (self._dispute, 22), (self._equivocation, 4), (self._stake, 13), (self._leave, 2), (self._operator, 3),
-            (self._register, 3), (self._client, 8), (self._deposit, 5), (self._servers, 3),
-            (self._admin, 4), (self._view, 6),
+            (self._settle, 22), (self._create, 14), (self._complete, 12), (self._reassign, 6), (self._end, 8),
+            (self._dispute, 26), (self._equivocation, 4), (self._stake, 13), (self._leave, 2), (self._operator, 3),
+            (self._register, 3), (self._client, 8), (self._deposit, 5), (self._servers, 5),
+            (self._admin, 6), (self._view, 6),
         ]  # fmt: skip
 
     def next(self) -> Iterator[Operation]:
@@ -291,9 +291,14 @@ class Writer:
         return [(sender, "complete_task", arguments, (key,))]
 
     def _reassign(self) -> Calls:
-        key, router, _ = self._known_task("created")
+        key, router, lost = self._known_task("created")
         sender = router.address if self._well(0.95) else self._somebody()
-        return [(sender, "reassign_task", (*key, self._worker().address), (key,))]
+        able = [
+            each for each, record in self.state.orchestrators.items() if record.stake >= self.state.params.min_stake
+        ]
+        others = [each for each in able if each != lost.address]
+        next_one = self._one(*others) if others and self._well(0.8) else self._worker().address
+        return [(sender, "reassign_task", (*key, next_one), (key,))]
 
     def _end(self) -> Calls:
         key, router, _ = self._known_task("created")

@@ -78,7 +78,7 @@ test("a simulation needs no key, and estimates price and limit", async () => {
 test("the ABI builds transactions and refuses wrong arguments before they are sent", async () => {
   const alice = await funded();
   const { abi } = await aptos.getAccountModule({ accountAddress: contract, moduleName: "cactus_payment" });
-  assert.equal(abi.exposed_functions.filter((each) => each.is_entry).length, 29);
+  assert.equal(abi.exposed_functions.filter((each) => each.is_entry).length, 30);
   assert.ok((await aptos.getAccountModules({ accountAddress: contract })).length >= 1);
   await assert.rejects(build(alice, "deposit", ["0x00"]), /Too few arguments/);
 });
