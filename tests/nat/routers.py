@@ -36,12 +36,15 @@ def direct_expected(one: Kind, other: Kind) -> bool:
 def rules(kind: Kind, wan: str) -> str:
     """For a router whose interfaces are called wan, with the address *wan*, and lan."""
     stranger = "reject with tcp reset" if kind == "resetting" else "drop"
+    # what conntrack cannot place is not translated: its answers would go to private addresses, as if somebody dialled
+    untranslated = "" if kind in WITHOUT_NAT else 'iifname "lan" oifname "wan" ct state invalid drop'
     return f"""
 table ip filter {{
   counter strays {{ }}
   chain forward {{
     type filter hook forward priority 0; policy drop;
     ct state established,related accept
+    {untranslated}
     iifname "lan" oifname "wan" ip daddr {{ {", ".join(PRIVATE)} }} counter name strays drop
     iifname "lan" accept
     meta l4proto tcp {stranger}
