@@ -73,8 +73,11 @@ class DelegatedTask:
     async def progress(self, candidate: Candidate, attempt: int) -> None:
         log.info("delegated", extra={"task": self.task_id.hex(), "attempt": attempt})
 
-    async def forward(self, chunk: Chunk, *, more: bool) -> None:
+    async def forward(self, chunk: Chunk) -> None:
         await self._call.send(encode_unsigned(chunk))
+
+    async def let_go(self) -> None:
+        """Nothing is held back here."""
 
     def record(self, report: Record, evidence: Evidence | None) -> None:
         log.info("a delegate's task ended", extra={"task": self.task_id.hex(), "result": report.result})

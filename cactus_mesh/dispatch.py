@@ -92,8 +92,12 @@ class Plan(Protocol):
 
     async def progress(self, candidate: Candidate, attempt: int) -> None: ...
 
-    async def forward(self, chunk: Chunk, *, more: bool) -> None:
-        """Pass *chunk* on; with *more*, what follows it has come already."""
+    async def forward(self, chunk: Chunk) -> None:
+        """Pass *chunk* on, at the latest when told to `let_go`."""
+        ...
+
+    async def let_go(self) -> None:
+        """All that has come is dealt with: nothing that is held back leaves together with more."""
         ...
 
     def record(self, report: routing.Record, evidence: Evidence | None) -> None:
@@ -158,6 +162,8 @@ class _Run:
                         raise error
                     case _:
                         await self._do(effect)
+            if not self._items.statistics().current_buffer_used:
+                await self._plan.let_go()
             event = await self._next_event()
             effects = self._machine.handle(event, self._clock())
 
@@ -177,7 +183,7 @@ class _Run:
                 self._nursery.start_soon(self._tell_to_stop, *self._placed[attempt][:2])
             case routing.Forward(start=start, token_ids=token_ids, text=text, likelihoods=likelihoods):
                 chunk = Chunk(self._plan.task_id, start, list(token_ids), text, list(likelihoods))
-                await self._plan.forward(chunk, more=self._items.statistics().current_buffer_used > 0)
+                await self._plan.forward(chunk)
             case routing.WakeAt(at_ms=at_ms):
                 self._wake_at_ms = at_ms
             case routing.Record():

@@ -72,14 +72,8 @@ class Running:
         self._saying.cancel()
         self.stop.ask()
 
-    async def say(self, call: Call, item: bytes, *, more: bool = False) -> None:
-        """Send *item*, if there is still somebody to hear it; with *more*, not before what follows at once."""
-        self.held.append(item)
-        if not more:
-            await self.let_go(call)
-
     async def let_go(self, call: Call) -> None:
-        """Send what was held back."""
+        """Send what was held back, if there is still somebody to hear it."""
         held, self.held = self.held, []
         with trio.CancelScope() as self._saying:
             for item in held:
@@ -135,11 +129,14 @@ class RoutedTask:
         return Evidence(ours, chain, receipt, failed, text)
 
     async def progress(self, candidate: Candidate, attempt: int) -> None:
-        await self._running.say(self._call, encode_unsigned(Progress(candidate.orchestrator, attempt)))
+        self._running.held.append(encode_unsigned(Progress(candidate.orchestrator, attempt)))
 
-    async def forward(self, chunk: Chunk, *, more: bool) -> None:
+    async def forward(self, chunk: Chunk) -> None:
         self._hold_price()
-        await self._running.say(self._call, encode_unsigned(chunk), more=more)
+        self._running.held.append(encode_unsigned(chunk))
+
+    async def let_go(self) -> None:
+        await self._running.let_go(self._call)
 
     def _hold_price(self) -> None:
         """Have a high price wait on the ledger for whoever works on the task now, beside the work."""
@@ -197,7 +194,7 @@ class RoutedTask:
         """Wait until a high price is held for who has done the task, maybe without a token of its own."""
         self._hold_price()
         if self._escrow is not None:
-            await self._running.let_go(self._call)
+            await self.let_go()
             await self._escrow.wait()
             await trio.lowlevel.checkpoint()  # a refusal has cancelled this task
 

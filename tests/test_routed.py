@@ -20,19 +20,18 @@ class Ears:
         self.heard.append(item)
 
 
-async def test_what_is_held_back_leaves_before_what_follows():
+async def test_what_is_held_back_leaves_in_its_order():
     running, ears = Running(), Ears()
-    await running.say(ears, b"tokens", more=True)
-    assert (ears.heard, running.held) == ([], [b"tokens"])
-    await running.say(ears, b"progress")
-    assert (ears.heard, running.held) == ([b"tokens", b"progress"], [])
+    running.held += [b"progress", b"tokens"]
+    await running.let_go(ears)
+    assert (ears.heard, running.held) == ([b"progress", b"tokens"], [])
 
 
 async def test_nobody_is_told_anything_once_the_client_has_gone():
     running, ears = Running(), Ears()
-    await running.say(ears, b"tokens", more=True)
+    running.held.append(b"tokens")
     running.leave()
-    await running.say(ears, b"more")
+    await running.let_go(ears)
     assert ears.heard == []
     assert running.stop.asked
 
@@ -46,6 +45,7 @@ async def test_a_client_that_goes_while_it_is_told_something_holds_nobody_up():
     running, began = Running(), trio.Event()
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(running.say, Deaf(), b"tokens")
+            running.held.append(b"tokens")
+            nursery.start_soon(running.let_go, Deaf())
             await began.wait()
             running.leave()
