@@ -55,7 +55,7 @@ class _BrokeOff(Exception):
     """The rest may come with the next request."""
 
 
-def fetch(name: str, tell: Tell = max) -> Path:
+def fetch(name: str, tell: Tell = lambda _done, _total: None) -> Path:
     """The folder of the hub's newest *name*, wholly here.  Blocks; what *tell* raises ends it, to go on another time.
 
     Raises `ModelMissing`, `ModelRefused`, `ModelUnsupported`, `ModelMalformed`, `ModelTooLarge` or `MissingExtra`.

@@ -6,6 +6,8 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -13,16 +15,8 @@ if TYPE_CHECKING:
 
 _ONE_BYTE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 """As vocabularies with byte fallback write a byte."""
-
-
-def _byte_level() -> dict[str, int]:
-    """The printable characters as which GPT-2's kind of vocabulary writes bytes."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("\xa1"), ord("\xac") + 1), *range(ord("\xae"), 256)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + at): byte for at, byte in enumerate(rest)}
-
-
-_BYTE_OF: Final = _byte_level()
+_BYTE_OF: Final = {letter: byte for byte, letter in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
+"""Of the printable characters as which GPT-2's kind of vocabulary writes bytes."""
 
 
 class TokenPieces:
